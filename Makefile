@@ -1,0 +1,56 @@
+# Two commands do everything: `make run` and `make test`. Each builds what it needs first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One thread a process: several on a shared core are many times slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help run test test-unit lint types format bench lock clean
+
+help:
+	@echo "make run     environment, sample data, the whole pipeline, report"
+	@echo "make test    lint, types and every test"
+	@echo "make bench   the benchmarks, each against its peer"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+sample_data/.made: $(STAMP)
+	$(BIN)/flts sample-data --out sample_data
+	@touch $@
+
+run: $(STAMP) sample_data/.made
+	$(BIN)/flts run --config examples/sample.yaml
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+test-unit: $(STAMP)
+	$(BIN)/pytest -m unit
+
+test: lint types
+	$(BIN)/pytest
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP)
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^uv==' > constraints.new
+	(echo '# Versions that are tested together. Regenerate with `make lock`.'; cat constraints.new) > constraints.txt
+	rm constraints.new
+
+clean:
+	rm -rf $(VENV) sample_data flts_home

@@ -1,0 +1,1 @@
+"""Source, cleaning, features, scaling, windows, and the claim check."""

@@ -1,0 +1,148 @@
+"""Columns derived from the reports. Every one is causal: row t is computed from rows up to t."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.signal import lfilter
+
+from flts_ray.config import FeatureSettings
+from flts_ray.data.frame import FloatArray, IntArray, TimeArray
+
+DAY_S = 86_400.0
+PROFILE_HALF_WIDTH = 5
+"""Rows on either side over which yesterday's value is smoothed."""
+
+
+def calendar_names(kind: str) -> tuple[str, ...]:
+    """Names of the calendar columns of one kind."""
+    if kind == "cyclic":
+        parts = ("min_of_day", "day_of_week", "day_of_year")
+        return tuple(f"{part}_{wave}" for part in parts for wave in ("sin", "cos"))
+    if kind == "harmonics":
+        return ("day_sin", "day_cos", "half_day_sin", "half_day_cos", "weekend")
+    return ()
+
+
+def calendar(time: TimeArray, kind: str) -> FloatArray:
+    """Calendar columns: ``(n, len(calendar_names(kind)))``."""
+    day = time.astype("datetime64[D]")
+    second_of_day = (time - day).astype("timedelta64[s]").astype(np.float64)
+    weekday = (day.astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    if kind == "cyclic":
+        day_of_year = (day - day.astype("datetime64[Y]")).astype(np.int64) + 1
+        phases = (np.floor(second_of_day / 60) / 1440, weekday / 7, day_of_year / 365.25)
+        return np.column_stack([wave(2 * np.pi * phase) for phase in phases for wave in (np.sin, np.cos)])
+    if kind == "harmonics":
+        angle = 2 * np.pi * second_of_day / DAY_S
+        waves = [np.sin(angle), np.cos(angle), np.sin(2 * angle), np.cos(2 * angle)]
+        return np.column_stack([*waves, (weekday >= 5).astype(np.float64)])
+    return np.zeros((len(time), 0))
+
+
+def derived_names(columns: tuple[str, ...], targets: tuple[str, ...], settings: FeatureSettings) -> tuple[str, ...]:
+    """Names of the derived columns, in the order of :func:`derived`."""
+    names = []
+    for target in targets:
+        names += [f"{target}_ema_{span}" for span in settings.ema_spans]
+        names += [f"{target}_std_{rows}" for rows in settings.rolling_std]
+        if settings.profile:
+            names += [f"{target}_yesterday_level", f"{target}_yesterday_slope"]
+    lags = range(settings.lag_step, settings.lag_step * settings.lags + 1, settings.lag_step)
+    return (*names, *(f"{column}_lag_{lag}" for lag in lags for column in columns))
+
+
+def derived(
+    z: FloatArray, columns: tuple[str, ...], targets: tuple[str, ...], settings: FeatureSettings, step_s: float
+) -> FloatArray:
+    """Moving averages, deviations, yesterday's profile and lags, all in scaled units.
+
+    Args:
+        z: ``(n, len(columns))`` cleaned and scaled rows.
+        columns: Names of z's columns.
+        targets: Columns that get averages, deviations and a profile.
+        settings: Which ones.
+        step_s: Seconds between rows.
+
+    Returns:
+        ``(n, len(derived_names(...)))``. Averages and profile are relative to the row's own value.
+    """
+    parts: list[FloatArray] = []
+    for target in targets:
+        x = z[:, columns.index(target)]
+        parts += [_ema(x, span) - x for span in settings.ema_spans]
+        parts += [_rolling_std(x, rows) for rows in settings.rolling_std]
+        if settings.profile:
+            parts += _yesterday(x, max(1, round(DAY_S / step_s)))
+    for lag in range(settings.lag_step, settings.lag_step * settings.lags + 1, settings.lag_step):
+        parts += list(z[np.maximum(np.arange(len(z)) - lag, 0)].T)
+    return np.column_stack(parts) if parts else np.zeros((len(z), 0))
+
+
+def grid_positions(time: TimeArray, step_s: float) -> IntArray:
+    """Place of each row on a regular grid: ``(n,)`` int64, strictly increasing from 0.
+
+    A gap of more than eight days counts as seven days and its odd hours, so that one wrong timestamp cannot
+    ask for a grid of years.
+    """
+    if len(time) == 0:
+        return np.zeros(0, dtype=np.int64)
+    step_ns = round(step_s * 1e9)
+    steps = np.maximum(1, (np.diff(time).astype(np.int64) + step_ns // 2) // step_ns)
+    day_rows = max(1, round(DAY_S / step_s))
+    steps = np.where(steps > 8 * day_rows, 7 * day_rows + steps % day_rows, steps)
+    return np.concatenate([[0], np.cumsum(steps)]).astype(np.int64)
+
+
+def context_rows(settings: FeatureSettings, step_s: float) -> int:
+    """Rows of history after which the derived columns no longer depend on where history starts.
+
+    Exact for windows, lags and profile; for an average of span s, what came more than 8 s rows earlier
+    weighs less than 1e-6.
+    """
+    needs = [1, *(8 * span for span in settings.ema_spans), *settings.rolling_std]
+    if settings.profile:
+        needs.append(max(1, round(DAY_S / step_s)) + PROFILE_HALF_WIDTH + 1)
+    needs.append(settings.lags * settings.lag_step + 1)
+    return max(needs)
+
+
+def _ema(x: FloatArray, span: int) -> FloatArray:
+    if len(x) == 0:
+        return x
+    alpha = 2.0 / (span + 1.0)
+    out, _ = lfilter([alpha], [1.0, alpha - 1.0], x, zi=[(1.0 - alpha) * x[0]])
+    return np.asarray(out, dtype=np.float64)
+
+
+def _windowed_sum(x: FloatArray, rows: int) -> tuple[FloatArray, FloatArray]:
+    total = np.concatenate([[0.0], np.cumsum(x)])
+    end = np.arange(1, len(x) + 1)
+    start = np.maximum(end - rows, 0)
+    return total[end] - total[start], (end - start).astype(np.float64)
+
+
+def _rolling_std(x: FloatArray, rows: int) -> FloatArray:
+    total, count = _windowed_sum(x, rows)
+    squares, _ = _windowed_sum(x * x, rows)
+    return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
+
+
+def _yesterday(x: FloatArray, day_rows: int) -> list[FloatArray]:
+    """Yesterday's smoothed value at the next row's time, relative to now; and its change from this row's time.
+
+    Both are zero in the first day, where there is no yesterday.
+    """
+    n, half = len(x), PROFILE_HALF_WIDTH
+    level, slope = np.zeros(n), np.zeros(n)
+    first = day_rows + half
+    if n > first and day_rows > half + 1:
+        total = np.concatenate([[0.0], np.cumsum(x)])
+        here = np.arange(first, n) - day_rows
+
+        def smooth(center: IntArray) -> FloatArray:
+            low = np.maximum(center - half, 0)
+            return np.asarray((total[center + half + 1] - total[low]) / (center + half + 1 - low))
+
+        level[first:] = smooth(here + 1) - x[first:]
+        slope[first:] = smooth(here + 1) - smooth(here)
+    return [level, slope]

@@ -1,0 +1,143 @@
+"""The one transform of training and serving: cleaning, scaling, features; fitted on train rows, kept as JSON."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flts_ray.config import FeatureSettings, ScalingSettings, Section, Settings
+from flts_ray.data import features as feature_columns
+from flts_ray.data.cleaning import Cleaner
+from flts_ray.data.frame import FloatArray, RawFrame, SeriesFrame, segment_ids
+from flts_ray.data.scaling import ColumnScaler
+from flts_ray.errors import MissingColumnError
+
+TRANSFORM_VERSION = 1
+"""Changes whenever the same rows and settings would give other features; part of every dataset_id."""
+
+
+class Transform(Section):
+    """Turns the reports of one station into what models read.
+
+    Attributes:
+        columns: Raw columns, in order.
+        targets: Columns to forecast.
+        step_s: Seconds between rows.
+        cleaner: Fill values and bounds.
+        scalers: One a raw column.
+        features: Which columns are derived.
+        calendar_scalers: One a calendar column, or empty when these stay as they are.
+        target_range: Train maximum minus minimum of each target, in its physical unit: one scaled unit.
+    """
+
+    columns: tuple[str, ...]
+    targets: tuple[str, ...]
+    step_s: float
+    cleaner: Cleaner
+    scalers: tuple[ColumnScaler, ...]
+    features: FeatureSettings
+    calendar_scalers: tuple[ColumnScaler, ...] = ()
+    target_range: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, train: RawFrame, settings: Settings, step_s: float) -> Transform:
+        """Learn every constant from the training rows.
+
+        Args:
+            train: Training rows of one station; its columns are the settings' columns.
+            settings: What to do.
+            step_s: Seconds between rows.
+
+        Raises:
+            AllMissingError: If a column has no value.
+            NegativeValueError: If a log scale meets a negative value.
+        """
+        cleaner = Cleaner.fit(train.values, train.columns, settings.cleaning)
+        clean = cleaner.apply(train.values)
+        scalers = tuple(
+            ColumnScaler.fit(column, settings.scaling, name=name)
+            for name, column in zip(train.columns, clean.T, strict=True)
+        )
+        calendar_scalers: tuple[ColumnScaler, ...] = ()
+        if settings.features.scale_calendar:
+            waves = feature_columns.calendar(train.time, settings.features.calendar)
+            kind = settings.scaling.scaler
+            flat = ScalingSettings(scaler="standard" if kind == "log" else kind)  # a sine has negative values
+            calendar_scalers = tuple(ColumnScaler.fit(wave, flat, name="calendar") for wave in waves.T)
+        targets = [train.columns.index(name) for name in settings.data.targets]
+        spread = clean[:, targets].max(axis=0) - clean[:, targets].min(axis=0)
+        return cls(
+            columns=train.columns,
+            targets=settings.data.targets,
+            step_s=step_s,
+            cleaner=cleaner,
+            scalers=scalers,
+            features=settings.features,
+            calendar_scalers=calendar_scalers,
+            target_range=tuple(float(s) or 1.0 for s in spread),
+        )
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in order: raw, calendar, derived."""
+        return (
+            *self.columns,
+            *feature_columns.calendar_names(self.features.calendar),
+            *feature_columns.derived_names(self.columns, self.targets, self.features),
+        )
+
+    @property
+    def target_scalers(self) -> tuple[ColumnScaler, ...]:
+        """The scaler of each target: physical unit to model unit and back."""
+        return tuple(self.scalers[self.columns.index(name)] for name in self.targets)
+
+    @property
+    def context_rows(self) -> int:
+        """Rows of history a feature row needs to be what it is in the stored dataset."""
+        return feature_columns.context_rows(self.features, self.step_s)
+
+    def apply(self, raw: RawFrame, train_rows: int) -> SeriesFrame:
+        """Compute what models read. Row t depends on rows up to t only.
+
+        Args:
+            raw: ``n`` rows; columns may stand in any order and may be more than needed.
+            train_rows: How many of them, from the start, are train rows.
+
+        Raises:
+            MissingColumnError: If a column is absent.
+        """
+        values = self._in_order(raw)
+        clean = self.cleaner.apply(values)
+        z = np.column_stack([s.forward(column) for s, column in zip(self.scalers, clean.T, strict=True)])
+        waves = feature_columns.calendar(raw.time, self.features.calendar)
+        if self.calendar_scalers:
+            waves = np.column_stack([s.forward(w) for s, w in zip(self.calendar_scalers, waves.T, strict=True)])
+        derived = self._derived(z, raw)
+        picked = [self.columns.index(name) for name in self.targets]
+        return SeriesFrame(
+            series=raw.series,
+            time=raw.time,
+            features=np.concatenate([z, waves, derived], axis=1, dtype=np.float32),
+            targets=clean[:, picked],
+            observed=values[:, picked],
+            segment=segment_ids(raw.time, self.step_s),
+            train_rows=train_rows,
+        )
+
+    def _derived(self, z: FloatArray, raw: RawFrame) -> FloatArray:
+        # Row distances must be distances in time: gaps are filled with the last value seen, then left out again.
+        position = feature_columns.grid_positions(raw.time, self.step_s)
+        if len(position) and position[-1] != len(position) - 1:
+            rows = np.searchsorted(position, np.arange(position[-1] + 1), side="right") - 1
+            z = z[rows]
+        columns = feature_columns.derived(z, self.columns, self.targets, self.features, self.step_s)
+        return columns[position]
+
+    def _in_order(self, raw: RawFrame) -> FloatArray:
+        if raw.columns == self.columns:
+            return raw.values
+        missing = [name for name in self.columns if name not in raw.columns]
+        if missing:
+            raise MissingColumnError(
+                f"series '{raw.series}' lacks the column '{missing[0]}': send all of {', '.join(self.columns)}"
+            )
+        return raw.values[:, [raw.columns.index(name) for name in self.columns]]

@@ -1,0 +1,1 @@
+"""Forecasters behind one interface, and the bundle they are saved in."""
