@@ -147,7 +147,7 @@ class S3Backend:
     def walk(self, path: str) -> list[str]:
         """Every object below the path."""
         root = path.removeprefix("s3://").rstrip("/") + "/"
-        return [key.removeprefix(root) for key in self.filesystem().find(root) if key.startswith(root)]
+        return [key.removeprefix(root) for key in self._find(path) if key.startswith(root)]
 
     def glob(self, pattern: str) -> list[str]:
         """Objects that match a pattern (``**`` crosses folders)."""
@@ -161,7 +161,12 @@ class S3Backend:
 
     def delete(self, path: str) -> None:
         """Remove an object, or all below the path."""
-        filesystem = self.filesystem()
-        keys = [f"s3://{key}" for key in filesystem.find(path)]
-        if keys:
-            filesystem.rm(keys)
+        if keys := self._find(path):
+            self.filesystem().rm(keys)
+
+    def _find(self, path: str) -> list[str]:
+        """Keys at or below the path; none in a bucket that does not exist (yet)."""
+        try:
+            return list(self.filesystem().find(path))
+        except FileNotFoundError:
+            return []

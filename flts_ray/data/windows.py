@@ -32,7 +32,8 @@ def training_origins(segment: IntArray, lookback: int, horizon: int) -> IntArray
     if len(first) == 0:
         return np.zeros(0, dtype=np.int64)
     whole = segment[first] == segment[first + lookback + horizon - 1]
-    return first[whole] + lookback - 1
+    origins: IntArray = first[whole] + lookback - 1
+    return origins
 
 
 def test_origins(frame: SeriesFrame, lookback: int, horizon: int) -> IntArray:
@@ -50,7 +51,8 @@ def test_origins(frame: SeriesFrame, lookback: int, horizon: int) -> IntArray:
         return origins
     gap_free = frame.segment[origins - lookback + 1] == frame.segment[origins]
     continues = frame.segment[origins + 1] == frame.segment[origins]
-    return origins[gap_free & continues]
+    kept: IntArray = origins[gap_free & continues]
+    return kept
 
 
 def histories(features: Float32Array, origins: IntArray, lookback: int) -> Float32Array:
@@ -59,6 +61,7 @@ def histories(features: Float32Array, origins: IntArray, lookback: int) -> Float
     Args:
         features: ``(n, d)``.
         origins: ``(m,)``, each at least ``lookback - 1``.
+        lookback: Rows of history, the origin included.
 
     Returns:
         ``(m, lookback, d)``; a fresh array, so slice the origins to bound memory.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time as clock
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from flts_ray.config import ProphetSettings, Settings
+from flts_ray.config import ProphetSettings
 from flts_ray.data.frame import FloatArray, IntArray, SeriesFrame, TimeArray
 from flts_ray.data.scaling import ColumnScaler
 from flts_ray.data.windows import training_origins
@@ -58,14 +57,12 @@ class TargetFit:
         model_json: Prophet's own serialisation, without the training history.
         coefficients: ``(horizon, 1 + lags)``: intercept, then the weights of the residuals, latest first.
         rows: Rows fitted on.
-        fit_s: Wall seconds of the fit.
         converged: Whether Stan's optimiser said so.
     """
 
     model_json: str
     coefficients: FloatArray
     rows: int
-    fit_s: float
     converged: bool
 
 
@@ -82,7 +79,6 @@ def fit_series(job: FitJob, settings: ProphetSettings, *, horizon: int, seed: in
         TooFewRowsError: If the rows hold too few gap-free windows for the autoregression.
         Exception: Whatever Prophet or Stan raise.
     """
-    started = clock.perf_counter()
     lags = settings.residual_lags
     origins = training_origins(job.segment, max(1, lags), horizon)
     needed = 2 * (lags + 1)
@@ -125,7 +121,6 @@ def fit_series(job: FitJob, settings: ProphetSettings, *, horizon: int, seed: in
         model_json=model_json,
         coefficients=np.ascontiguousarray(coefficients),
         rows=len(job.z),
-        fit_s=clock.perf_counter() - started,
         converged=converged,
     )
 
@@ -162,64 +157,36 @@ class ProphetForecaster(Forecaster):
         """Stations it can forecast."""
         return tuple(self._fits)
 
-    @classmethod
-    def fit(
-        cls,
-        frames: Sequence[SeriesFrame],
-        scalers: Mapping[str, Sequence[ColumnScaler]],
-        settings: Settings,
-        *,
-        step_s: float,
-        rows: int | None = None,
-    ) -> Self:
-        """Fit every pair in this process, one after the other.
-
-        Args:
-            frames: The stations.
-            scalers: Per series, one scaler a target.
-            settings: The whole configuration.
-            step_s: Seconds between rows.
-            rows: Train rows to fit on, from the start; without it, all but the validation rows.
-
-        Raises:
-            TooFewRowsError: If a series is too short.
-        """
-        fits: dict[str, list[TargetFit]] = {}
-        for job in fit_jobs(frames, scalers, settings, rows=rows):
-            fitted = fit_series(job, settings.prophet, horizon=settings.windows.horizon, seed=settings.seed)
-            fits.setdefault(job.series, []).append(fitted)
-        return cls(fits, scalers, step_s=step_s)
-
     def predict(self, frame: SeriesFrame, origins: IntArray) -> FloatArray:
         """See :meth:`Forecaster.predict`.
 
         Raises:
             DataError: If the series was not fitted.
+            TooFewRowsError: If an origin has fewer than ``lookback`` rows.
         """
         if frame.series not in self._fits:
             raise DataError(f"prophet was not fitted on series '{frame.series}': it knows {', '.join(self._fits)}")
+        fits, scalers = self._fits[frame.series], self._scalers[frame.series]
+        if len(origins) == 0:
+            return np.zeros((0, self.horizon, len(fits)))
+        first = int(origins.min()) - self.lookback + 1
+        if first < 0:
+            raise TooFewRowsError(
+                f"series '{frame.series}' has {origins.min() + 1} rows up to the origin, prophet reads {self.lookback}"
+            )
+        known = slice(first, int(origins.max()) + 1)
         step = np.timedelta64(round(self.step_s * 1e9), "ns")
         ahead = frame.time[origins][:, None] + step * np.arange(1, self.horizon + 1)
-        back = origins[:, None] - np.arange(self.lags)
-        used = np.unique(back)
-        targets = [
-            self._predict_target(frame, k, origins, back, used, ahead) for k in range(len(self._fits[frame.series]))
-        ]
-        return np.stack(targets, axis=2)
-
-    def _predict_target(
-        self, frame: SeriesFrame, k: int, origins: IntArray, back: IntArray, used: IntArray, ahead: TimeArray
-    ) -> FloatArray:
-        model, scaler = self._model(frame.series, k), self._scalers[frame.series][k]
-        times, place = np.unique(np.concatenate([frame.time[used], ahead.ravel()]), return_inverse=True)
-        curve = _curve(model, times)[place]
-        z = curve[len(used) :].reshape(ahead.shape)
-        residual = np.zeros(len(frame))
-        residual[used] = scaler.forward(frame.targets[used, k]) - curve[: len(used)]
-        # Not a matrix product: BLAS may round a row differently with the number of rows beside it.
-        inputs = np.concatenate([np.ones((len(origins), 1)), residual[back]], axis=1)
-        z = z + np.einsum("mp,hp->mh", inputs, self._fits[frame.series][k].coefficients)
-        return scaler.inverse(z)
+        # One pass of Prophet for every time that any origin needs.
+        times, place = np.unique(np.concatenate([frame.time[known], ahead.ravel()]), return_inverse=True)
+        forecasts = []
+        for k, (fit, scaler) in enumerate(zip(fits, scalers, strict=True)):
+            curve = _curve(self._model(frame.series, k), times)[place]
+            before, after = np.split(curve, [known.stop - known.start])
+            residual = scaler.forward(frame.targets[known, k]) - before
+            z = after.reshape(ahead.shape) + _lagged(residual, origins - first, self.lags) @ fit.coefficients.T
+            forecasts.append(scaler.inverse(z))
+        return np.stack(forecasts, axis=2)
 
     def _model(self, series: str, k: int) -> Any:
         if (series, k) not in self._models:
@@ -237,7 +204,6 @@ class ProphetForecaster(Forecaster):
                     "scaler": self._scalers[name][k].model_dump(mode="json"),
                     "model": json.loads(fit.model_json),
                     "rows": fit.rows,
-                    "fit_s": fit.fit_s,
                     "converged": fit.converged,
                 }
                 for name, k, fit in pairs
@@ -257,7 +223,6 @@ class ProphetForecaster(Forecaster):
                     model_json=json.dumps(part["model"]),
                     coefficients=matrix,
                     rows=part["rows"],
-                    fit_s=part["fit_s"],
                     converged=part["converged"],
                 )
                 fits.setdefault(part["series"], []).append(fit)
@@ -267,24 +232,6 @@ class ProphetForecaster(Forecaster):
             return cls(fits, scalers, step_s=float(meta["step_s"]))
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the state of the prophet model cannot be read ({error!r}): train it again") from error
-
-
-def fit_jobs(
-    frames: Sequence[SeriesFrame],
-    scalers: Mapping[str, Sequence[ColumnScaler]],
-    settings: Settings,
-    *,
-    rows: int | None = None,
-) -> list[FitJob]:
-    """One job a (series, target), in order, of the first ``rows`` train rows (default: all but the validation rows)."""
-    jobs = []
-    for frame in frames:
-        kept = int(frame.train_rows * (1 - settings.training.validation_fraction)) if rows is None else rows
-        head = frame.train().head(kept)
-        for k, (target, scaler) in enumerate(zip(settings.data.targets, scalers[frame.series], strict=True)):
-            z = scaler.forward(head.targets[:, k])
-            jobs.append(FitJob(series=frame.series, target=target, time=head.time, z=z, segment=head.segment))
-    return jobs
 
 
 @contextmanager
@@ -325,8 +272,7 @@ def _curve(model: Any, time: TimeArray) -> FloatArray:
     """Trend and seasons at each time, ``(n,)``, on the model's scale."""
     import pandas as pd
 
-    with quiet_prophet():
-        curve: FloatArray = model.predict(pd.DataFrame({"ds": time}))["yhat"].to_numpy(dtype=np.float64)
+    curve: FloatArray = model.predict(pd.DataFrame({"ds": time}))["yhat"].to_numpy(dtype=np.float64)
     return curve
 
 

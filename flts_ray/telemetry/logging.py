@@ -6,8 +6,13 @@ import json
 import logging
 import sys
 import time
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
+
+ERROR = logging.ERROR
+EARLY_EVENTS = 10_000
+"""Events kept for the file that is not known yet."""
 
 LOGGER = logging.getLogger("flts_ray")
 
@@ -28,12 +33,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str, ensure_ascii=False)
 
 
-def configure(*, quiet: bool = False, file: Path | None = None) -> None:
-    """Send events to stderr and, if given, to a file. Called once, by the entry point.
+def configure(*, quiet: bool = False) -> None:
+    """Send events to stderr, and keep them until :meth:`add_file`. Called once, by the entry point.
 
     Args:
         quiet: Only warnings and errors on stderr.
-        file: A file that receives every event.
     """
     for handler in LOGGER.handlers[:]:
         LOGGER.removeHandler(handler)
@@ -44,15 +48,18 @@ def configure(*, quiet: bool = False, file: Path | None = None) -> None:
     stream.setLevel(logging.WARNING if quiet else logging.INFO)
     stream.setFormatter(JsonFormatter())
     LOGGER.addHandler(stream)
-    if file is not None:
-        add_file(file)
+    LOGGER.addHandler(MemoryHandler(capacity=EARLY_EVENTS, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
 
 
 def add_file(file: Path) -> None:
-    """Also write every event to ``file``."""
+    """Also write every event to ``file``, those that came before included."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(JsonFormatter())
+    for early in [h for h in LOGGER.handlers if isinstance(h, MemoryHandler)]:
+        early.setTarget(handler)
+        early.flush()
+        LOGGER.removeHandler(early)
     LOGGER.addHandler(handler)
 
 

@@ -1,0 +1,113 @@
+"""The promotion stage: rescore the incumbent, decide, and move the alias."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from flts_ray.candidates import FittedCandidate
+from flts_ray.config import Settings
+from flts_ray.data.dataset import Dataset
+from flts_ray.data.frame import SeriesFrame
+from flts_ray.errors import DataError, FltsError
+from flts_ray.evaluation.promotion import Incumbent, Verdict, decide
+from flts_ray.evaluation.stage import Evaluated, entry, leaderboard
+from flts_ray.models.bundle import Bundle
+from flts_ray.telemetry.logging import event
+from flts_ray.tracking.registry import ChampionRef, ModelRegistry
+
+
+def identifier_of(dataset: Dataset, settings: Settings) -> str:
+    """Name under which a champion is registered: as set, else the one station, else ``stations``."""
+    if settings.identifier:
+        return settings.identifier
+    return dataset.frames[0].series if len(dataset.frames) == 1 else "stations"
+
+
+def promote(
+    dataset: Dataset,
+    evaluated: Evaluated,
+    fitted: Mapping[str, FittedCandidate],
+    failures: Mapping[str, str],
+    settings: Settings,
+    *,
+    registry: ModelRegistry,
+    run_ids: Mapping[str, str],
+) -> Verdict:
+    """Decide on this leaderboard and, if there is a new champion, register it and move the alias.
+
+    Args:
+        dataset: What everything was scored on.
+        evaluated: Scores, and whether each saved bundle works.
+        fitted: Candidates by kind.
+        failures: Why a candidate has no fit, by kind.
+        settings: The whole configuration.
+        registry: Where the champion is.
+        run_ids: Tracking run of each candidate; it must hold the bundle before this is called.
+    """
+    champion = registry.champion()
+    verdict = decide(
+        evaluated.leaderboard,
+        evaluated.checks,
+        settings.promotion,
+        expected=settings.candidates,
+        failures=failures,
+        sampled=dataset.claim.sampled,
+        incumbent=None if champion is None else _rescored(champion, dataset, evaluated, settings, registry),
+    )
+    if verdict.state == "promoted" and verdict.champion is not None:
+        name = fitted[verdict.champion].summary.candidate_id
+        tags = {"kind": verdict.champion, "dataset_id": dataset.dataset_id}
+        registry.promote(registry.register(run_ids[verdict.champion], name, tags=tags))
+    event(
+        "promotion_decided",
+        state=verdict.state,
+        champion=verdict.champion,
+        winner=verdict.winner,
+        exit_code=verdict.exit_code,
+    )
+    return verdict
+
+
+def _rescored(
+    champion: ChampionRef, dataset: Dataset, evaluated: Evaluated, settings: Settings, registry: ModelRegistry
+) -> Incumbent:
+    """The incumbent's composite on the rows that the candidates were scored on."""
+    name, kind = champion.candidate_id, champion.tags.get("kind", "champion")
+    for model, check in evaluated.checks.items():
+        if check.candidate_id == name:
+            row = evaluated.leaderboard.overall(model)
+            return Incumbent(candidate_id=name, model=model, composite=row.composite if row else None)
+    try:
+        with tempfile.TemporaryDirectory(prefix="flts-champion-") as folder:
+            bundle = Bundle.load(registry.download(champion.version, Path(folder)))
+        return Incumbent(candidate_id=name, model=kind, composite=_composite(bundle, dataset, evaluated, settings))
+    except FltsError as error:
+        return Incumbent(candidate_id=name, model=kind, reason=str(error))
+
+
+def _composite(bundle: Bundle, dataset: Dataset, evaluated: Evaluated, settings: Settings) -> float | None:
+    """Score an older bundle through its own transform, at the origins of this leaderboard."""
+    if (bundle.manifest.horizon, bundle.manifest.targets) != (settings.windows.horizon, dataset.target_names):
+        raise DataError(
+            f"it forecasts {bundle.manifest.horizon} steps of {', '.join(bundle.manifest.targets)}, this run "
+            f"{settings.windows.horizon} of {', '.join(dataset.target_names)}"
+        )
+    frames = [_as_it_reads(bundle, dataset, frame) for frame in dataset.frames]
+    for frame in frames:
+        rows = evaluated.origins[frame.series]
+        if len(rows) and rows[0] < bundle.manifest.lookback - 1:
+            raise DataError(f"it reads {bundle.manifest.lookback} rows, more than precede the first forecast")
+    scored = entry("incumbent", "candidate", bundle.forecaster, frames, evaluated.origins, {}, fit_s=None)
+    row = leaderboard([*evaluated.entries.values(), scored], dataset, settings).overall("incumbent")
+    return row.composite if row else None
+
+
+def _as_it_reads(bundle: Bundle, dataset: Dataset, frame: SeriesFrame) -> SeriesFrame:
+    raw = dataset.raw(frame.series)
+    transforms = bundle.manifest.transforms
+    if frame.series not in transforms:
+        raise DataError(f"it does not know series '{frame.series}', only {', '.join(transforms)}")
+    return replace(transforms[frame.series].apply(raw, frame.train_rows), observed=frame.observed)

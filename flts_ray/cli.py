@@ -1,0 +1,279 @@
+"""``flts``: the whole program from a shell. Answers go to stdout, logs and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flts_ray import __version__
+from flts_ray.config_layers import Resolved, load_settings
+from flts_ray.errors import FltsError
+from flts_ray.telemetry import logging as log
+
+app = typer.Typer(name="flts", no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where each value comes from.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set any setting.")]
+Train = Annotated[list[str] | None, typer.Option(help="Train rows: files, folders, globs; local or s3://.")]
+Test = Annotated[list[str] | None, typer.Option(help="Test rows; none: the last part of the train rows.")]
+Recipe = Annotated[str | None, typer.Option(help="Named set of defaults: default or classic.")]
+Home = Annotated[str | None, typer.Option(help="Folder of everything the program writes.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo what is already done.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+RunId = Annotated[str | None, typer.Option("--run", help="Which run; default: the latest.")]
+
+
+def main() -> None:
+    """Entry point: deliberate errors become one sentence on stderr and their own exit code."""
+    try:
+        app()
+    except FltsError as error:
+        log.event("refused", level=log.ERROR, error=type(error).__name__, exit_code=error.exit_code)
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        sys.exit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flts-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Forecasts of base-station load with Ray."""
+
+
+@app.command()
+def run(
+    train: Train = None,
+    test: Test = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline: preprocess, train, evaluate, promote, report."""
+    resolved = _settings(config, assignments, _options(train, test, recipe, home, force))
+    with _console(as_json) as console:
+        from flts_ray.pipeline import run_pipeline
+        from flts_ray.telemetry.progress import ProgressBars
+
+        with ProgressBars(console, resolved.settings.training.epochs) as bars:
+            result = run_pipeline(resolved, on_beat=bars.beat)
+    if as_json:
+        _print_json(result.document())
+    else:
+        from flts_ray.tables import print_run
+
+        print_run(result)
+    raise typer.Exit(result.verdict.exit_code)
+
+
+@app.command()
+def preprocess(
+    train: Train = None,
+    test: Test = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Only turn the sources into a dataset and print its claim check."""
+    resolved = _settings(config, assignments, _options(train, test, recipe, home, force))
+    with _console(as_json):
+        from flts_ray.cluster import Cluster
+        from flts_ray.data.claims import code_version
+        from flts_ray.data.preprocess import preprocess as prepare
+        from flts_ray.pipeline import open_store
+
+        settings = resolved.settings
+        with Cluster(settings.run) as cluster:
+            claim = prepare(
+                settings, open_store(settings), ensure_ray=cluster.ensure, code_version=code_version()
+            ).claim
+    if as_json:
+        _print_json(claim.model_dump(mode="json"))
+    else:
+        from flts_ray.tables import print_claim
+
+        print_claim(claim)
+
+
+@app.command()
+def claim(
+    dataset_id: Annotated[str, typer.Argument(help="Which dataset.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a stored dataset, every byte of it, and print its claim check."""
+    settings = _settings(config, assignments, {"run.home": home}).settings
+    from flts_ray.data.dataset import load_dataset
+    from flts_ray.pipeline import open_store
+
+    found = load_dataset(open_store(settings), dataset_id).claim
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+    else:
+        from flts_ray.tables import print_claim
+
+        print_claim(found)
+
+
+@app.command()
+def leaderboard(
+    run_id: RunId = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the leaderboard and the verdict of a finished run."""
+    settings = _settings(config, assignments, {"run.home": home}).settings
+    from flts_ray.runs import read_run
+
+    document = read_run(Path(settings.run.home), run_id)
+    if as_json:
+        _print_json(document)
+    else:
+        from flts_ray.tables import print_document
+
+        print_document(document)
+
+
+@app.command()
+def champion(
+    identifier: Annotated[str, typer.Argument(help="Which registered name, such as a station.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which model is champion, and which was before."""
+    registry = _registry(identifier, config, assignments, home)
+    _print_champions(registry, as_json)
+
+
+@app.command()
+def rollback(
+    identifier: Annotated[str, typer.Argument(help="Which registered name, such as a station.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the previous champion the champion again."""
+    registry = _registry(identifier, config, assignments, home)
+    registry.rollback()
+    _print_champions(registry, as_json)
+
+
+@app.command("sample-data")
+def sample_data(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("sample_data"),
+    days: Annotated[float, typer.Option(min=2, help="Days of reports, train and test together.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
+    as_json: AsJson = False,
+) -> None:
+    """Generate reports of a few stations that behave like real ones."""
+    from flts_ray.data.sample_data import write_sample_data
+
+    files = [str(path) for path in write_sample_data(out, days=days, seed=seed)]
+    if as_json:
+        _print_json({"files": files})
+    else:
+        typer.echo("\n".join(files))
+
+
+@config_app.command("show")
+def config_show(
+    recipe: Recipe = None, config: ConfigFile = None, assignments: Assignments = None, as_json: AsJson = False
+) -> None:
+    """Every setting, its value, and where the value comes from."""
+    resolved = _settings(config, assignments, {"recipe": recipe})
+    if as_json:
+        rows = {key: {"value": value, "origin": origin} for key, value, origin in resolved.rows()}
+        _print_json({"config_hash": resolved.settings.config_hash(), "settings": rows})
+    else:
+        from flts_ray.tables import print_settings
+
+        print_settings(resolved)
+
+
+@config_app.command("hash")
+def config_hash(
+    recipe: Recipe = None, config: ConfigFile = None, assignments: Assignments = None, as_json: AsJson = False
+) -> None:
+    """The digest of every setting that shapes the data."""
+    digest = _settings(config, assignments, {"recipe": recipe}).settings.config_hash()
+    if as_json:
+        _print_json({"config_hash": digest})
+    else:
+        typer.echo(digest)
+
+
+def _settings(config: Path | None, assignments: list[str] | None, options: dict[str, Any]) -> Resolved:
+    return load_settings(file=config, assignments=assignments or (), options=options)
+
+
+def _options(
+    train: list[str] | None, test: list[str] | None, recipe: str | None, home: str | None, force: bool
+) -> dict[str, Any]:
+    return {
+        "data.train": tuple(train) if train else None,
+        "data.test": tuple(test) if test else None,
+        "recipe": recipe,
+        "run.home": home,
+        "run.force": True if force else None,
+    }
+
+
+@contextmanager
+def _console(as_json: bool) -> Iterator[Console]:
+    """Where progress goes; in a terminal the bars replace the log lines, which still reach the run's file."""
+    console = Console(stderr=True)
+    log.configure(quiet=console.is_terminal and not as_json)
+    yield console
+
+
+def _registry(identifier: str, config: Path | None, assignments: list[str] | None, home: str | None) -> Any:
+    settings = _settings(config, assignments, {"run.home": home}).settings
+    from flts_ray.tracking.registry import ModelRegistry
+    from flts_ray.tracking.run import Tracker
+
+    return ModelRegistry(Tracker(settings.tracking, Path(settings.run.home).absolute()).gateway, identifier)
+
+
+def _print_champions(registry: Any, as_json: bool) -> None:
+    found = {"champion": registry.champion(), "previous": registry.previous()}
+    rows = {
+        role: None if ref is None else {"version": ref.version, "run_id": ref.run_id, **ref.tags}
+        for role, ref in found.items()
+    }
+    if as_json:
+        _print_json({"name": registry.name, **rows})
+        return
+    for role, row in rows.items():
+        text = "none" if row is None else f"version {row['version']}  {row.get('candidate_id', '')}"
+        typer.echo(f"{registry.name} {role}: {text}")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,301 @@
+"""Preprocessing on Ray Data: one task a station, bounded memory, the claim written last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from flts_ray import errors
+from flts_ray.config import Settings
+from flts_ray.data.claims import (
+    COLUMN_UNITS,
+    DATASETS,
+    Claim,
+    ColumnRecord,
+    DroppedSeries,
+    SeriesRecord,
+    has_claim,
+    now_utc,
+    read_claim,
+    verify_files,
+    write_claim,
+)
+from flts_ray.data.plan import Plan, check_same_stations, make_plan
+from flts_ray.data.shaping import (
+    FileItem,
+    FileOutcome,
+    Job,
+    SeriesItem,
+    SeriesOutcome,
+    SourceFile,
+    check_enough_rows,
+    shape_series,
+    split_stations,
+)
+from flts_ray.data.storage import Store
+from flts_ray.errors import DataError, FltsError, IntegrityError, StorageError
+from flts_ray.telemetry.logging import event
+
+_Item = TypeVar("_Item", bound=BaseModel)
+_Outcome = TypeVar("_Outcome", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessResult:
+    """What preprocessing came to.
+
+    Attributes:
+        claim: The dataset's claim check.
+        reused: Whether the dataset was there already.
+        seconds: Wall-clock time.
+    """
+
+    claim: Claim
+    reused: bool
+    seconds: float
+
+
+def preprocess(
+    settings: Settings, store: Store, *, code_version: str, ensure_ray: Callable[[], None] | None = None
+) -> PreprocessResult:
+    """Turn sources into a dataset, or recognise that this was done before.
+
+    Args:
+        settings: The configuration; ``run.force`` redoes what is there.
+        store: Where datasets are kept.
+        code_version: Recorded in the claim.
+        ensure_ray: Called before the first Ray task, and only if there is work; without it Ray must run already.
+
+    Raises:
+        ConfigError: If no source is configured.
+        DataError: Its subclasses, if a source cannot be used. Nothing is left behind.
+        StorageError: If the store does not answer.
+    """
+    start = time.monotonic()
+    plan = make_plan(settings)
+    dataset_id = plan.dataset_id
+    event(
+        "preprocess_started", dataset_id=dataset_id, files=len(plan.sources), bytes=sum(s.bytes for s in plan.sources)
+    )
+    if not settings.run.force and (known := _existing(store, dataset_id)) is not None:
+        for record in known.series:
+            check_enough_rows(record.series, record.train.rows, settings.windows)
+        seconds = time.monotonic() - start
+        event(
+            "preprocess_skipped", dataset_id=dataset_id, rows=known.rows("train") + known.rows("test"), seconds=seconds
+        )
+        return PreprocessResult(claim=known, reused=True, seconds=seconds)
+
+    if ensure_ray is not None:
+        ensure_ray()
+    staging = f"{DATASETS}/.unfinished-{secrets.token_hex(8)}"
+    lineage = {"dataset_id": dataset_id, "config_hash": plan.config_hash, "data_digest": plan.data_digest}
+    job = Job(settings=settings, staging=store.uri_of(staging), lineage=lineage)
+    try:
+        items, read = list(plan.items), list[FileItem]()
+        if settings.data.series_by == "column":
+            items, read = _stations(plan, job)
+        outcomes = list(_shape_all(items, job))
+        claim = _publish(store, staging, _claim(plan, settings, outcomes, read, code_version))
+    finally:
+        _clean_up(store, staging)
+    seconds = time.monotonic() - start
+    event(
+        "preprocess_done",
+        dataset_id=dataset_id,
+        series=len(claim.series),
+        rows=claim.rows("train") + claim.rows("test"),
+        bytes=sum(record.train.bytes + record.test.bytes for record in claim.series),
+        seconds=seconds,
+    )
+    return PreprocessResult(claim=claim, reused=False, seconds=seconds)
+
+
+def _stations(plan: Plan, job: Job) -> tuple[list[SeriesItem], list[FileItem]]:
+    """Cut files that hold several stations into one file a station."""
+    parts: dict[str, dict[str, list[SourceFile]]] = {"train": defaultdict(list), "test": defaultdict(list)}
+    read = []
+    for outcome in _run(split_stations, plan.files(), job, FileOutcome):
+        read.append(FileItem(split=outcome.split, file=outcome.file))
+        for series, part in outcome.parts.items():
+            parts[outcome.split][series].append(part)
+    train, test = parts["train"], parts["test"]
+    if test:
+        check_same_stations(train, test)
+    items = [
+        SeriesItem(series=name, train=tuple(train[name]), test=tuple(test[name]) if test else ())
+        for name in sorted(train)
+    ]
+    return items, read
+
+
+def _existing(store: Store, dataset_id: str) -> Claim | None:
+    """The claim of a dataset that is there and intact."""
+    if not has_claim(store, dataset_id):
+        return None
+    try:
+        claim = read_claim(store, dataset_id)
+        verify_files(store, claim)
+    except IntegrityError as error:
+        event("preprocess_repairing", level=logging.WARNING, dataset_id=dataset_id, reason=str(error))
+        return None
+    return claim
+
+
+def _shape_all(items: list[SeriesItem], job: Job) -> Iterator[SeriesOutcome]:
+    for outcome in _run(shape_series, items, job, SeriesOutcome):
+        if outcome.record is None:
+            event("series_dropped", level=logging.WARNING, series=outcome.series, reason=outcome.reason)
+        else:
+            _report(outcome.record)
+        yield outcome
+
+
+def _report(record: SeriesRecord) -> None:
+    for split, part in (("train", record.train), ("test", record.test)):
+        if part.sampling.requested:
+            event(
+                "sampling_applied",
+                series=record.series,
+                split=split,
+                before=part.sampling.source_rows,
+                after=part.sampling.kept_rows,
+                strategy=part.sampling.strategy,
+                seed=part.sampling.seed,
+            )
+    event(
+        "series_done",
+        series=record.series,
+        train_rows=record.train.rows,
+        test_rows=record.test.rows,
+        bytes=record.train.bytes + record.test.bytes,
+        missing_cells=record.train.quality.missing_cells + record.test.quality.missing_cells,
+        regime_breaks=list(record.regime_breaks),
+    )
+
+
+def _run(
+    function: Callable[[_Item, Job], _Outcome], items: Sequence[_Item], job: Job, outcome: type[_Outcome]
+) -> Iterator[_Outcome]:
+    """Run ``function`` on every item, each in a task of its own, and yield outcomes in order.
+
+    Blocks keep neither stations apart nor rows in order, so a row of this Ray dataset is a whole station (or
+    file) by name. The program's own errors travel as data and are raised here under their own type.
+    """
+    import pyarrow as pa
+    import ray.data
+    from ray.data import DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its warnings are about progress bars and such
+    context = DataContext.get_current()
+    context.use_datasource_v2 = False
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    item_type, shared = type(items[0]), job.model_dump_json()
+
+    def task(batch: pa.Table) -> pa.Table:
+        common = Job.model_validate_json(shared)
+        answers = [
+            _guarded(function, item_type.model_validate_json(text), common) for text in batch.column("item").to_pylist()
+        ]
+        return pa.table({"answer": pa.array(answers, pa.string())})
+
+    rows = [{"item": item.model_dump_json()} for item in items]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for row in dataset.map_batches(task, batch_size=1, batch_format="pyarrow", num_cpus=1).iter_rows():
+        answer = json.loads(row["answer"])
+        if "error" in answer:
+            raise _error_type(answer["error"])(answer["message"])
+        yield outcome.model_validate(answer["outcome"])
+
+
+def _guarded(function: Callable[[Any, Job], BaseModel], item: BaseModel, job: Job) -> str:
+    try:
+        return json.dumps({"outcome": function(item, job).model_dump(mode="json")})
+    except FltsError as error:
+        return json.dumps({"error": type(error).__name__, "message": str(error)})
+
+
+def _error_type(name: str) -> type[FltsError]:
+    found = getattr(errors, name, FltsError)
+    return found if isinstance(found, type) and issubclass(found, FltsError) else FltsError
+
+
+def _publish(store: Store, staging: str, claim: Claim) -> Claim:
+    """Move the finished files to their place, then write the claim: until then no reader sees a dataset."""
+    place = f"{DATASETS}/{claim.dataset_id}"
+    try:
+        store.delete(place)
+        for record in claim.series:
+            for split in (record.train, record.test):
+                store.move(f"{staging}/{split.path}", f"{place}/{split.path}")
+        return write_claim(store, claim)
+    except BaseException:
+        _clean_up(store, place)
+        raise
+
+
+def _clean_up(store: Store, prefix: str) -> None:
+    try:
+        store.delete(prefix)
+    except StorageError as error:  # the error or result at hand matters more than what is left behind
+        event("cleanup_failed", level=logging.WARNING, prefix=prefix, reason=str(error))
+
+
+def _claim(
+    plan: Plan, settings: Settings, outcomes: list[SeriesOutcome], read: list[FileItem], code_version: str
+) -> Claim:
+    kept = [outcome.record for outcome in outcomes if outcome.record is not None]
+    if not kept:
+        raise _error_type(outcomes[0].error)(outcomes[0].reason)
+    found = {
+        (item.split, item.file.sha256): {"encoding": item.file.encoding, "time_zone": item.file.time_zone}
+        for item in (*(item for outcome in outcomes for item in outcome.files), *read)
+    }
+    return Claim(
+        dataset_id=plan.dataset_id,
+        config_hash=plan.config_hash,
+        data_digest=plan.data_digest,
+        identifier=settings.identifier or _identifier(kept),
+        created_at=now_utc(),
+        code_version=code_version,
+        sampled=any(split.sampling.sampled for record in kept for split in (record.train, record.test)),
+        columns=tuple(ColumnRecord(name=name, unit=_unit(name, settings)) for name in settings.data.columns),
+        targets=settings.data.targets,
+        target_unit=settings.data.target_unit,
+        step_s=_common_step(kept),
+        feature_names=kept[0].transform.feature_names,
+        sources=tuple(source.model_copy(update=found[source.split, source.sha256]) for source in plan.sources),
+        series=tuple(sorted(kept, key=lambda record: record.series)),
+        dropped=tuple(DroppedSeries(series=o.series, reason=o.reason) for o in outcomes if o.record is None),
+        shaping=settings.data_shaping(),
+    )
+
+
+def _common_step(records: list[SeriesRecord]) -> float:
+    first = records[0]
+    for record in records:
+        if record.transform.step_s != first.transform.step_s:
+            raise DataError(
+                f"series '{first.series}' reports every {first.transform.step_s:g} s and series '{record.series}' "
+                f"every {record.transform.step_s:g} s: preprocess them apart, or set data.step_s"
+            )
+    return first.transform.step_s
+
+
+def _identifier(records: list[SeriesRecord]) -> str:
+    names = sorted(record.series for record in records)
+    joined = "+".join(names)
+    return joined if len(joined) <= 60 else f"{names[0][:40]}+{len(names) - 1}"
+
+
+def _unit(name: str, settings: Settings) -> str:
+    return settings.data.target_unit if name in settings.data.targets else COLUMN_UNITS.get(name, "")

@@ -1,0 +1,1 @@
+"""Scores, intervals, the leaderboard, the verdict and the report."""

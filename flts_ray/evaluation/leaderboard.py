@@ -1,0 +1,131 @@
+"""The leaderboard as it is stored, printed and judged; :mod:`flts_ray.evaluation.scoring` fills it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flts_ray.config import Section
+
+ALL = "*"
+PERSISTENCE = "persistence"
+RIDGE = "ridge"
+NON_FINITE = "non-finite forecasts"
+Role = Literal["baseline", "candidate"]
+
+
+class StepScore(Section):
+    """Scores of one step of the horizon; None where undefined."""
+
+    step: int
+    n: int
+    rmse_bits: float | None = None
+    mae_bits: float | None = None
+    rmse_scaled: float | None = None
+    mae_scaled: float | None = None
+    skill: float | None = None
+    coverage_90: float | None = None
+    interval_width_bits: float | None = None
+    coverage_min_250: float | None = None
+
+
+class Row(Section):
+    """Scores of one model for one series and target (``*``: pooled); None where undefined.
+
+    ``coverage_90`` is the share of outcomes inside the intervals, whose nominal coverage stands in the protocol;
+    ``interval_width_bits`` the mean of upper minus lower; ``coverage_min_250`` the lowest coverage of 250
+    consecutive rows at any step. The p-values are those of Diebold-Mariano on squared error.
+    """
+
+    series: str
+    target: str
+    model: str
+    role: Role
+    n: int
+    rmse_bits: float | None = None
+    mae_bits: float | None = None
+    mse_bits: float | None = None
+    rmse_scaled: float | None = None
+    mae_scaled: float | None = None
+    mse_scaled: float | None = None
+    r2: float | None = None
+    mase: float | None = None
+    composite: float | None = None
+    skill_vs_persistence: float | None = None
+    dm_p_vs_persistence: float | None = None
+    dm_p_vs_ridge: float | None = None
+    dm_p_abs_vs_persistence: float | None = None
+    dm_p_abs_vs_ridge: float | None = None
+    coverage_90: float | None = None
+    interval_width_bits: float | None = None
+    coverage_min_250: float | None = None
+    fit_s: float | None = None
+    predict_s: float | None = None
+    note: str = ""
+    by_step: tuple[StepScore, ...] = ()
+
+
+class Protocol(Section):
+    """How the scores came about."""
+
+    description: str
+    horizon: int
+    target_unit: str
+    targets: tuple[str, ...]
+    coverage: float
+    origins: dict[str, int]
+    scored_from: dict[str, str]
+    scored_to: dict[str, str]
+
+
+class Leaderboard(Section):
+    """All rows, pooled ones first, then by target and composite (lower first, unscored last)."""
+
+    protocol: Protocol
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> str:
+        """Indented JSON without NaN."""
+        return self.model_dump_json(indent=2)
+
+    def overall(self, model: str) -> Row | None:
+        """The row that ranks a model: pooled over series, and over targets where there are several."""
+        target = self.protocol.targets[0] if len(self.protocol.targets) == 1 else ALL
+        return self.row(model, series=ALL, target=target)
+
+    def row(self, model: str, *, series: str, target: str) -> Row | None:
+        """One row, or None."""
+        matches = (r for r in self.rows if (r.model, r.series, r.target) == (model, series, target))
+        return next(matches, None)
+
+    def models(self, role: Role) -> tuple[str, ...]:
+        """Models of this role, best first."""
+        return tuple(dict.fromkeys(r.model for r in self.rows if r.role == role))
+
+    def table(self, series: str = ALL) -> tuple[list[str], list[list[str]]]:
+        """Headings and cells of the rows of one series, as text for a terminal or a page."""
+        headings = ["model", "role", "target", "n", "RMSE", "MAE", "RMSE scaled", "MAE scaled", "R2", "MASE", "skill"]
+        headings += ["p vs pers.", "p vs ridge", "coverage", "width", "composite", "fit s", "predict s", "note"]
+        cells = [
+            [
+                r.model,
+                r.role,
+                r.target,
+                str(r.n),
+                *(_text(x, ".3e") for x in (r.rmse_bits, r.mae_bits)),
+                *(_text(x, ".5f") for x in (r.rmse_scaled, r.mae_scaled)),
+                *(_text(x, ".3f") for x in (r.r2, r.mase, r.skill_vs_persistence)),
+                *(_text(x, ".2g") for x in (r.dm_p_vs_persistence, r.dm_p_vs_ridge)),
+                _text(r.coverage_90, ".3f"),
+                _text(r.interval_width_bits, ".3e"),
+                _text(r.composite, ".5f"),
+                *(_text(x, ".2f") for x in (r.fit_s, r.predict_s)),
+                r.note,
+            ]
+            for r in self.rows
+            if r.series == series
+        ]
+        return headings, cells
+
+
+def _text(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

@@ -1,0 +1,164 @@
+"""The evaluation stage: saved candidates and baselines, scored on the same held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flts_ray.candidates import FittedCandidate
+from flts_ray.config import Settings
+from flts_ray.data.dataset import Dataset
+from flts_ray.data.frame import IntArray, SeriesFrame
+from flts_ray.errors import DataError, FltsError
+from flts_ray.evaluation.backtest import backtest, calibration_origins, common_origins, unscorable
+from flts_ray.evaluation.intervals import Bands, SeriesStates, bands, calibrate, unpack
+from flts_ray.evaluation.leaderboard import Leaderboard, Role
+from flts_ray.evaluation.promotion import CandidateCheck
+from flts_ray.evaluation.scoring import Entry, build_leaderboard
+from flts_ray.models.base import Forecaster
+from flts_ray.models.baselines import MovingAverage, Persistence, SeasonalNaive
+from flts_ray.models.bundle import Bundle, smoke_test
+from flts_ray.models.ridge import Ridge
+from flts_ray.telemetry.logging import event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What the stage ends with.
+
+    Attributes:
+        leaderboard: Scores of every model.
+        entries: Forecasts and intervals behind them, by model.
+        checks: By candidate, whether its saved bundle loads and works.
+        origins: By station, the rows that every model forecast from.
+    """
+
+    leaderboard: Leaderboard
+    entries: dict[str, Entry]
+    checks: dict[str, CandidateCheck]
+    origins: dict[str, IntArray]
+
+
+def evaluate(
+    dataset: Dataset, fitted: Mapping[str, FittedCandidate], failures: Mapping[str, str], settings: Settings
+) -> Evaluated:
+    """Score every candidate, as it was saved, and every baseline.
+
+    Args:
+        dataset: Its test rows are forecast.
+        fitted: Candidates by kind.
+        failures: Why a candidate has no fit, by kind.
+        settings: The whole configuration.
+
+    Raises:
+        DataError: If no test row can be forecast.
+    """
+    bundles, checks = _loaded(dataset, fitted)
+    baselines = fit_baselines(dataset, settings)
+    notes = {name: unscorable(dataset.frames, model) for name, model in baselines.items()}
+    able = [b.forecaster for b in bundles.values()] + [m for n, m in baselines.items() if not notes[n]]
+    origins = {frame.series: common_origins(frame, able) for frame in dataset.frames}
+    if not any(len(rows) for rows in origins.values()):
+        raise DataError(
+            f"no test row can be forecast: dataset {dataset.dataset_id} has no gap-free history of "
+            f"{max(model.lookback for model in able)} rows before one; give more rows"
+        )
+    entries: list[Entry] = []
+    for name, model in baselines.items():
+        if notes[name]:
+            entries.append(Entry(model=name, role="baseline", note=notes[name]))
+            continue
+        states = interval_states(model, dataset.frames, settings)
+        entries.append(entry(name, "baseline", model, dataset.frames, origins, states, fit_s=0.0))
+    for kind in settings.candidates:
+        if kind in bundles:
+            bundle = bundles[kind]
+            states = unpack(bundle.manifest.intervals, bundle.interval_arrays)
+            fit_s = fitted[kind].summary.fit_s
+            entries.append(
+                entry(kind, "candidate", bundle.forecaster, dataset.frames, origins, states, fit_s=fit_s)
+            )
+        else:
+            note = checks[kind].reason if kind in checks else failures.get(kind, "it was not fitted")
+            entries.append(Entry(model=kind, role="candidate", note=note))
+    board = leaderboard(entries, dataset, settings)
+    return Evaluated(
+        leaderboard=board, entries={e.model: e for e in entries}, checks=checks, origins=origins
+    )
+
+
+def leaderboard(entries: Sequence[Entry], dataset: Dataset, settings: Settings) -> Leaderboard:
+    """The leaderboard of some forecasts of this dataset."""
+    return build_leaderboard(
+        entries,
+        dataset.frames,
+        {series: transform.target_range for series, transform in dataset.transforms.items()},
+        targets=dataset.target_names,
+        target_unit=dataset.target_unit,
+        coverage=settings.evaluation.coverage,
+    )
+
+
+def entry(
+    name: str,
+    role: Role,
+    model: Forecaster,
+    frames: Sequence[SeriesFrame],
+    origins: Mapping[str, IntArray],
+    states: Mapping[str, SeriesStates],
+    *,
+    fit_s: float | None,
+) -> Entry:
+    """Forecast every station from the given origins, with intervals."""
+    backtests = {frame.series: backtest(frame, model, origins[frame.series]) for frame in frames}
+    lines: dict[str, Bands] = {
+        series: bands(test.predictions, test.observed, test.origins, states[series])
+        for series, test in backtests.items()
+        if series in states and test.finite
+    }
+    return Entry(model=name, role=role, backtests=backtests, bands=lines, fit_s=fit_s)
+
+
+def interval_states(
+    model: Forecaster, frames: Sequence[SeriesFrame], settings: Settings
+) -> dict[str, SeriesStates]:
+    """Interval states of every station, from a model's forecasts of the validation tail of its train rows."""
+    states = {}
+    for frame in frames:
+        train = frame.train()
+        origins = calibration_origins(train, model.lookback, model.horizon, settings.training.validation_fraction)
+        if len(origins):
+            states[frame.series] = calibrate(
+                backtest(train, model, origins, part="train"), train, settings.evaluation
+            )
+    return states
+
+
+def fit_baselines(dataset: Dataset, settings: Settings) -> dict[str, Forecaster]:
+    """The forecasts that every candidate must beat, by kind."""
+    return {
+        "persistence": Persistence.fit(settings),
+        "moving_average": MovingAverage.fit(settings),
+        "seasonal_naive": SeasonalNaive.fit(settings, dataset.step_s),
+        "ridge": Ridge.fit(dataset.frames, dataset.transforms, settings),
+    }
+
+
+def _loaded(
+    dataset: Dataset, fitted: Mapping[str, FittedCandidate]
+) -> tuple[dict[str, Bundle], dict[str, CandidateCheck]]:
+    bundles: dict[str, Bundle] = {}
+    checks: dict[str, CandidateCheck] = {}
+    for kind, candidate in fitted.items():
+        name = candidate.summary.candidate_id
+        try:
+            bundle = Bundle.load(candidate.folder)
+            for frame in dataset.frames:
+                smoke_test(bundle, frame, candidate.bundle.forecaster)
+        except FltsError as error:
+            checks[kind] = CandidateCheck(candidate_id=name, loadable=False, reason=str(error))
+            event("candidate_unloadable", candidate=kind, candidate_id=name, reason=str(error))
+            continue
+        bundles[kind] = bundle
+        checks[kind] = CandidateCheck(candidate_id=name)
+    return bundles, checks

@@ -1,0 +1,103 @@
+"""What commands print for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from flts_ray.config_layers import Resolved
+from flts_ray.data.claims import Claim
+from flts_ray.pipeline import RunResult
+
+COLUMNS = (
+    ("rmse_scaled", "RMSE scaled", "{:.5f}"),
+    ("mae_scaled", "MAE scaled", "{:.5f}"),
+    ("rmse_bits", "RMSE", "{:.3g}"),
+    ("skill_vs_persistence", "skill", "{:+.3f}"),
+    ("dm_p_vs_persistence", "p vs persistence", "{:.2g}"),
+    ("dm_p_vs_ridge", "p vs ridge", "{:.2g}"),
+    ("coverage_90", "coverage", "{:.3f}"),
+    ("fit_s", "fit s", "{:.1f}"),
+    ("predict_s", "predict s", "{:.2f}"),
+)
+
+
+def print_run(result: RunResult) -> None:
+    """The end of ``flts run``: leaderboard, verdict, report."""
+    print_document(result.document())
+
+
+def print_document(document: dict[str, Any]) -> None:
+    """A run's leaderboard, verdict and report, from its document."""
+    console = Console(soft_wrap=True, highlight=False)
+    rows = document["leaderboard"]
+    several = len({row["series"] for row in rows} - {"*"}) > 1
+    for series, target in dict.fromkeys((row["series"], row["target"]) for row in rows):
+        if series == "*" and not several and len({row["series"] for row in rows}) > 1:
+            continue
+        part = [row for row in rows if (row["series"], row["target"]) == (series, target)]
+        title = "all stations" if series == "*" else series
+        console.print(_leaderboard(f"{title}: {target}, {part[0]['n']:,} forecasts", part))
+    verdict = document["verdict"]
+    console.print()
+    console.print(f"Verdict: {verdict['state'].replace('_', ' ')}", style="bold", markup=False)
+    for reason in verdict["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    console.print(f"Champion: {document['champion'] or 'none'}", markup=False)
+    console.print(f"Report: {document['report']}", markup=False)
+
+
+def print_claim(claim: Claim) -> None:
+    """A dataset in a few lines."""
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"dataset {claim.dataset_id}  config {claim.config_hash[:12]}  step {claim.step_s:g} s", markup=False)
+    table = Table(box=box.SIMPLE)
+    for name in ("series", "split", "rows", "of", "strategy", "missing", "gaps", "from", "to"):
+        table.add_column(name, justify="right" if name in ("rows", "of", "missing", "gaps") else "left")
+    for record in claim.series:
+        for split, part in (("train", record.train), ("test", record.test)):
+            sampling = part.sampling
+            table.add_row(
+                record.series,
+                split,
+                f"{part.rows:,}",
+                f"{sampling.source_rows:,}",
+                sampling.strategy if sampling.sampled else "all",
+                str(part.quality.missing_cells),
+                str(part.quality.gaps),
+                part.time_start,
+                part.time_end,
+            )
+    console.print(table)
+    for dropped in claim.dropped:
+        console.print(f"dropped {dropped.series}: {dropped.reason}", markup=False)
+
+
+def print_settings(resolved: Resolved) -> None:
+    """Every setting with its origin."""
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table(box=box.SIMPLE)
+    for name in ("setting", "value", "from"):
+        table.add_column(name, overflow="fold")
+    for key, value, origin in resolved.rows():
+        text = ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+        table.add_row(key, text, origin, style=None if origin == "default" else "bold")
+    console.print(table)
+    console.print(f"config_hash {resolved.settings.config_hash()}", markup=False)
+
+
+def _leaderboard(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("model")
+    for _, label, _ in COLUMNS:
+        table.add_column(label, justify="right")
+    for row in rows:
+        style = "bold" if row["role"] == "candidate" else "dim"
+        cells = ["" if row[key] is None else text.format(row[key]) for key, _, text in COLUMNS]
+        table.add_row(f"{row['model']}", *cells, style=style)
+        if row["note"]:
+            table.add_row(f"  {row['note']}", style="dim")
+    return table

@@ -1,0 +1,197 @@
+"""The registered models of one identifier: versions by candidate, and the aliases ``champion`` and ``previous``."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flts_ray.errors import ConfigError, TrackingError
+from flts_ray.tracking.client import Gateway, error_code
+from flts_ray.tracking.run import BUNDLE
+
+CHAMPION, PREVIOUS = "champion", "previous"
+CANDIDATE_ID = "candidate_id"
+_IDENTIFIER = re.compile(r"[\w.-]{1,200}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChampionRef:
+    """A registered version.
+
+    Attributes:
+        name: Registered model, ``flts-<identifier>``.
+        version: Version number as text (MLflow gives a number or text, depending on the store).
+        run_id: Run that holds the bundle.
+        tags: Tags of the version, ``candidate_id`` among them.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+    @property
+    def candidate_id(self) -> str:
+        """Identity of the candidate that was registered; empty for a version registered by someone else."""
+        return self.tags.get(CANDIDATE_ID, "")
+
+
+class ModelRegistry:
+    """Versions and aliases of ``flts-<identifier>``. Works the same on embedded SQLite and on a server.
+
+    Args:
+        gateway: The tracking store, such as ``Tracker(...).gateway``.
+        identifier: What the models forecast, such as ``PobleSec``.
+
+    Raises:
+        ConfigError: If the identifier cannot be part of a model name.
+    """
+
+    def __init__(self, gateway: Gateway, identifier: str) -> None:
+        if not _IDENTIFIER.fullmatch(identifier):
+            raise ConfigError(
+                f"identifier {identifier!r} cannot name a model: use up to 200 letters, digits and the signs _.- only."
+            )
+        self._gateway = gateway
+        self.name = f"flts-{identifier}"
+
+    def register(self, run_id: str, candidate_id: str, *, tags: Mapping[str, str] | None = None) -> str:
+        """Make a version of a run's bundle, once per candidate.
+
+        Args:
+            run_id: Run whose artifacts hold ``bundle/``.
+            candidate_id: Identity of the candidate: a second call with it returns the version of the first.
+            tags: More tags, such as ``kind`` and ``dataset_id``.
+
+        Returns:
+            The version, as text.
+
+        Raises:
+            TrackingError: If the run holds no bundle (MLflow itself would not notice) or the store refused.
+        """
+        existing = self._version_of(candidate_id)
+        if existing is not None and self._gateway.artifacts(existing.run_id, BUNDLE):
+            return existing.version
+        if not self._gateway.artifacts(run_id, BUNDLE):
+            raise TrackingError(
+                f"Run {run_id} holds no artifacts under {BUNDLE}/: log its bundle before registering it."
+            )
+        try:
+            self._gateway.call(f"create the registered model {self.name}", "create_registered_model", self.name)
+        except TrackingError as exc:
+            if error_code(exc) != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = self._gateway.call(
+            f"register candidate {candidate_id} as {self.name}", "create_model_version", self.name,
+            source=f"runs:/{run_id}/{BUNDLE}", run_id=run_id, tags={**(tags or {}), CANDIDATE_ID: candidate_id},
+            await_creation_for=0,
+        )  # fmt: skip
+        return str(version.version)
+
+    def promote(self, version: str) -> None:
+        """Let ``champion`` name ``version``, and ``previous`` the champion before it. Idempotent.
+
+        Raises:
+            TrackingError: If there is no such version or the store refused.
+        """
+        self._gateway.call(f"find version {version} of {self.name}", "get_model_version", self.name, version)
+        champion = self.champion()
+        if champion is not None and champion.version == version:
+            return
+        # "previous" first: cut off between the two calls, a second promote still finds the old champion in place.
+        if champion is not None:
+            self._point(PREVIOUS, champion.version)
+        self._point(CHAMPION, version)
+
+    def rollback(self) -> ChampionRef:
+        """Swap ``champion`` and ``previous``.
+
+        Returns:
+            The champion that is now served.
+
+        Raises:
+            TrackingError: If there is no previous champion, or it is the champion already.
+        """
+        champion, previous = self.champion(), self.previous()
+        if champion is None or previous is None:
+            lacking = "champion" if champion is None else "previous champion"
+            raise TrackingError(f"{self.name} has no {lacking}, so it cannot be rolled back: promote first.")
+        if champion.version == previous.version:
+            raise TrackingError(
+                f"{self.name} has version {champion.version} both as champion and as previous: nothing to roll back to."
+            )
+        self._point(CHAMPION, previous.version)
+        self._point(PREVIOUS, champion.version)
+        return previous
+
+    def champion(self) -> ChampionRef | None:
+        """The version that is served, or None before the first promotion."""
+        return self._by_alias(CHAMPION)
+
+    def previous(self) -> ChampionRef | None:
+        """The champion before the present one, or None."""
+        return self._by_alias(PREVIOUS)
+
+    def download(self, version: str, destination: Path) -> Path:
+        """Fetch a version's bundle.
+
+        Args:
+            version: Version as text.
+            destination: Folder to make; it appears only when every file has arrived.
+
+        Returns:
+            ``destination``, which then holds the bundle's files.
+
+        Raises:
+            TrackingError: If the folder exists and is not empty, the version has no files, or the store refused.
+        """
+        if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+            raise TrackingError(f"{destination} is not an empty folder: give another one for {self.name}/{version}.")
+        doing = f"fetch version {version} of {self.name}"
+        found = self._gateway.call(doing, "get_model_version", self.name, version)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".flts-", dir=destination.parent) as scratch:
+            self._gateway.call(doing, "download_artifacts", found.run_id, BUNDLE, scratch)
+            bundle = Path(scratch) / BUNDLE
+            if not bundle.is_dir() or not any(bundle.iterdir()):
+                raise TrackingError(f"Version {version} of {self.name} has no bundle files in run {found.run_id}.")
+            bundle.rename(destination)
+        return destination
+
+    def _point(self, alias: str, version: str) -> None:
+        doing = f"point {alias} of {self.name} at version {version}"
+        self._gateway.call(doing, "set_registered_model_alias", self.name, alias, version)
+
+    def _by_alias(self, alias: str) -> ChampionRef | None:
+        try:
+            found = self._gateway.call(
+                f"look up {alias} of {self.name}", "get_model_version_by_alias", self.name, alias
+            )
+        except TrackingError as exc:
+            # A missing alias is INVALID_PARAMETER_VALUE, like any wrong argument: only the text tells.
+            text = str(exc.__cause__).lower()
+            missing_alias = error_code(exc) == "INVALID_PARAMETER_VALUE" and "alias" in text and "not found" in text
+            if missing_alias or error_code(exc) == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return _reference(found)
+
+    def _version_of(self, candidate_id: str) -> ChampionRef | None:
+        found = self._gateway.call(
+            f"look for candidate {candidate_id} in {self.name}", "search_model_versions", f"name = '{self.name}'",
+            max_results=10_000,
+        )  # fmt: skip
+        matches = [_reference(version) for version in found if version.tags.get(CANDIDATE_ID) == candidate_id]
+        return max(matches, key=lambda ref: int(ref.version), default=None)
+
+
+def _reference(version: object) -> ChampionRef:
+    return ChampionRef(
+        name=str(getattr(version, "name", "")),
+        version=str(getattr(version, "version", "")),
+        run_id=str(getattr(version, "run_id", "") or ""),
+        tags=dict(getattr(version, "tags", {})),
+    )

@@ -1,0 +1,86 @@
+"""Fit one recurrent candidate from frames and settings: examples, network, loop, forecaster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flts_ray.config import Settings
+from flts_ray.data.frame import SeriesFrame
+from flts_ray.data.transform import Transform
+from flts_ray.models.recurrent import RECURRENT, Cell, RecurrentForecaster, RecurrentNet, RecurrentShape
+from flts_ray.training.communicator import Communicator
+from flts_ray.training.examples import build_examples
+from flts_ray.training.loop import OnEpoch, OnStep, train
+from flts_ray.training.loop_state import FitResult, LoopState, TrainSpec
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRecurrent:
+    """A trained network and how it got there."""
+
+    forecaster: RecurrentForecaster
+    result: FitResult
+
+
+def fit_recurrent(
+    cell: Cell,
+    frames: Sequence[SeriesFrame],
+    transforms: Mapping[str, Transform],
+    settings: Settings,
+    *,
+    comm: Communicator | None = None,
+    resume: LoopState | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+    device: torch.device | str = "cpu",
+) -> FittedRecurrent:
+    """Train one global network on the train rows of all stations.
+
+    Args:
+        cell: ``gru`` or ``lstm``.
+        frames: One a station; test rows are not read.
+        transforms: By station.
+        settings: Windows, network, training and seed.
+        comm: As in :func:`~flts_ray.training.loop.train`, like the arguments below.
+        resume: Checkpoint.
+        on_epoch: Called after each epoch.
+        on_step: Called after each step.
+        device: Where to compute.
+
+    Raises:
+        TooFewRowsError: If a station has too few rows for one window.
+        TrainingError: As in the loop.
+    """
+    examples = build_examples(
+        frames,
+        transforms,
+        lookback=settings.windows.lookback,
+        horizon=settings.windows.horizon,
+        validation_fraction=settings.training.validation_fraction,
+    )
+    shape = RecurrentShape(
+        cell=cell,
+        n_features=examples.features.shape[1],
+        n_targets=examples.scaled.shape[1],
+        lookback=settings.windows.lookback,
+        horizon=settings.windows.horizon,
+        hidden_size=settings.recurrent.hidden_size,
+        num_layers=settings.recurrent.num_layers,
+        target=settings.recurrent.target,
+    )
+    net = RecurrentNet(shape, seed=settings.seed)
+    result = train(
+        net,
+        examples,
+        TrainSpec.from_settings(settings),
+        comm=comm,
+        resume=resume,
+        on_epoch=on_epoch,
+        on_step=on_step,
+        device=device,
+    )
+    scalers = {frame.series: transforms[frame.series].target_scalers for frame in frames}
+    return FittedRecurrent(RECURRENT[cell](net, scalers), result)

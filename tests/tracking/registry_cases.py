@@ -1,0 +1,99 @@
+"""What a registry must do on any store: run on the embedded one and on a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flts_ray.errors import TrackingError
+from flts_ray.tracking.registry import ModelRegistry
+from flts_ray.tracking.run import Tracker
+
+
+class RegistryCases:
+    """Tests that need a ``store`` (a Tracker), a ``registry`` with a fresh identifier, and a ``bundle`` folder."""
+
+    @staticmethod
+    def register(store: Tracker, registry: ModelRegistry, bundle: Path, candidate: str) -> str:
+        with store.run(f"{registry.name}/{candidate}") as run:
+            run.log_bundle(bundle)
+        return registry.register(run.run_id, candidate, tags={"kind": "gru", "dataset_id": "d1"})
+
+    def test_nothing_is_served_before_the_first_promotion(self, registry: ModelRegistry) -> None:
+        assert registry.champion() is None
+        assert registry.previous() is None
+        with pytest.raises(TrackingError, match="has no champion"):
+            registry.rollback()
+
+    def test_a_registered_model_without_champion_has_none(
+        self, store: Tracker, registry: ModelRegistry, bundle: Path
+    ) -> None:
+        self.register(store, registry, bundle, "c1")
+        assert registry.champion() is None
+
+    def test_one_version_a_candidate(self, store: Tracker, registry: ModelRegistry, bundle: Path) -> None:
+        first = self.register(store, registry, bundle, "c1")
+        other = self.register(store, registry, bundle, "c2")
+        assert self.register(store, registry, bundle, "c1") == first == "1"
+        assert other == "2"
+
+    def test_a_run_without_bundle_is_refused(self, store: Tracker, registry: ModelRegistry) -> None:
+        with store.run(f"{registry.name}/empty") as run:
+            pass
+        with pytest.raises(TrackingError, match="holds no artifacts under bundle/"):
+            registry.register(run.run_id, "c1")
+        assert registry.champion() is None
+
+    def test_promotion_moves_the_aliases_once(self, store: Tracker, registry: ModelRegistry, bundle: Path) -> None:
+        one, two, three = (self.register(store, registry, bundle, c) for c in ("c1", "c2", "c3"))
+        registry.promote(one)
+        assert registry.previous() is None
+        registry.promote(two)
+        registry.promote(two)
+        champion, previous = registry.champion(), registry.previous()
+        assert champion is not None
+        assert previous is not None
+        assert (champion.version, previous.version) == (two, one)
+        assert champion.tags == {"candidate_id": "c2", "kind": "gru", "dataset_id": "d1"}
+        assert champion.candidate_id == "c2"
+        registry.promote(three)
+        assert [ref.version for ref in (registry.champion(), registry.previous()) if ref] == [three, two]
+
+    def test_rollback_swaps_and_swaps_back(self, store: Tracker, registry: ModelRegistry, bundle: Path) -> None:
+        one, two = (self.register(store, registry, bundle, c) for c in ("c1", "c2"))
+        registry.promote(one)
+        with pytest.raises(TrackingError, match="has no previous champion"):
+            registry.rollback()
+        registry.promote(two)
+        assert registry.rollback().version == one
+        assert [ref.version for ref in (registry.champion(), registry.previous()) if ref] == [one, two]
+        assert registry.rollback().version == two
+
+    def test_an_unknown_version_cannot_be_promoted(
+        self, store: Tracker, registry: ModelRegistry, bundle: Path
+    ) -> None:
+        one = self.register(store, registry, bundle, "c1")
+        registry.promote(one)
+        with pytest.raises(TrackingError, match="find version 99"):
+            registry.promote("99")
+        champion = registry.champion()
+        assert champion is not None
+        assert champion.version == one
+
+    def test_a_bundle_comes_back_whole(
+        self, store: Tracker, registry: ModelRegistry, bundle: Path, tmp_path: Path
+    ) -> None:
+        version = self.register(store, registry, bundle, "c1")
+        folder = registry.download(version, tmp_path / "models" / "v1")
+        assert {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()} == {
+            str(f.relative_to(bundle)): f.read_bytes() for f in bundle.rglob("*") if f.is_file()
+        }
+        assert [p.name for p in (tmp_path / "models").iterdir()] == ["v1"]
+        with pytest.raises(TrackingError, match="not an empty folder"):
+            registry.download(version, folder)
+
+    def test_downloading_an_unknown_version_leaves_nothing(self, registry: ModelRegistry, tmp_path: Path) -> None:
+        with pytest.raises(TrackingError, match="fetch version 7"):
+            registry.download("7", tmp_path / "models" / "v7")
+        assert not (tmp_path / "models" / "v7").exists()

@@ -1,0 +1,136 @@
+"""The door to MLflow: which stores are accepted, and how failures read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flts_ray.config import TrackingSettings
+from flts_ray.errors import ConfigError, TrackingError
+from flts_ray.tracking.client import Gateway, configure_process, error_code, masked, tracking_uri
+from flts_ray.tracking.run import Tracker
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_default_store_is_sqlite_under_home(tmp_path: Path) -> None:
+    assert tracking_uri(TrackingSettings(), tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://h:5000", "https://h", "sqlite:////a/b.db", "postgresql+psycopg2://u:p@h/db", "mysql://h/db"]
+)
+def test_servers_and_databases_are_accepted(uri: str, tmp_path: Path) -> None:
+    assert tracking_uri(TrackingSettings(uri=uri), tmp_path) == uri
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "file:mlruns", "./mlruns", "/tmp/mlruns", "databricks"])
+def test_folders_are_refused_with_the_way_out(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.uri.*sqlite:///"):
+        Tracker(TrackingSettings(uri=uri), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_configuration_bounds_http_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+    configure_process(2.5)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+
+
+def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(TrackingError, match=rf"Could not .* http://127\.0\.0\.1:{port}.* Check that the store is up"):
+        Tracker(TrackingSettings(uri=f"http://127.0.0.1:{port}", timeout_s=1), tmp_path)
+
+
+def test_a_server_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        failure: list[Exception] = []
+
+        def connect() -> None:
+            try:
+                Tracker(TrackingSettings(uri=uri, timeout_s=1), tmp_path)
+            except TrackingError as exc:
+                failure.append(exc)
+
+        thread = threading.Thread(target=connect, daemon=True)
+        thread.start()
+        thread.join(timeout=60)  # MLflow's own limit would be many minutes
+        assert not thread.is_alive()
+    assert "Could not look up experiment" in str(failure[0])
+
+
+def test_a_file_that_is_no_database_is_a_tracking_error(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is not a database, whatever its name says " * 40)
+    with pytest.raises(TrackingError, match="Could not open the tracking store"):
+        Tracker(TrackingSettings(), tmp_path)
+
+
+def test_codes_of_mlflow_stay_readable(tracker: Tracker) -> None:
+    with pytest.raises(TrackingError) as caught:
+        tracker.gateway.call("fetch run nope", "get_run", "nope")
+    assert error_code(caught.value) == "RESOURCE_DOES_NOT_EXIST"
+    assert error_code(TrackingError("no cause")) == ""
+
+
+def test_a_deleted_experiment_is_named(tracker: Tracker, tmp_path: Path) -> None:
+    settings = TrackingSettings(uri=tracker.uri, experiment="to-delete")
+    gone = Tracker(settings, tmp_path)
+    gone.gateway.call("delete", "delete_experiment", gone.experiment_id)
+    with pytest.raises(TrackingError, match="'to-delete'.*is deleted: restore it"):
+        Tracker(settings, tmp_path)
+
+
+def test_an_experiment_made_by_someone_else_meanwhile_is_used(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, missed = Gateway.call, []
+
+    def call(self: Gateway, doing: str, method: str, /, *args: object, **kwargs: object) -> object:
+        if method == "get_experiment_by_name" and not missed:
+            missed.append(True)
+            return None
+        return real(self, doing, method, *args, **kwargs)
+
+    monkeypatch.setattr(Gateway, "call", call)
+    assert tracker.gateway.experiment_id("flts") == tracker.experiment_id
+
+
+def test_passwords_do_not_reach_messages() -> None:
+    assert masked("postgresql://flts:s3cret@db:5432/mlflow") == "postgresql://flts:***@db:5432/mlflow"
+    assert masked("http://mlflow:5000") == "http://mlflow:5000"
+
+
+def test_importing_the_package_does_not_import_mlflow() -> None:
+    code = (
+        "import sys, flts_ray.tracking.run, flts_ray.tracking.registry; "
+        "sys.exit('mlflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_nothing_is_written_to_stdout(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flts_ray.config import TrackingSettings;"
+        "from flts_ray.tracking.run import Tracker\n"
+        "with Tracker(TrackingSettings(), Path(sys.argv[1])).run('quiet') as run: run.log_metrics({'a': 1.0})"
+    )
+    began = time.time()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "home")], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert (tmp_path / "home" / "mlflow.db").stat().st_mtime >= began - 60

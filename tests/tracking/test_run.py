@@ -1,0 +1,233 @@
+"""Runs on the embedded store: how they end, and that retries continue instead of doubling."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from flts_ray.errors import TrackingError
+from flts_ray.tracking.client import Gateway
+from flts_ray.tracking.run import ATTEMPT, RUN_KEY, Tracker, flatten
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def client(tracker: Tracker) -> MlflowClient:
+    return MlflowClient(tracker.uri)
+
+
+def status(client: MlflowClient, run_id: str) -> str:
+    return str(client.get_run(run_id).info.status)
+
+
+def runs_of(client: MlflowClient, tracker: Tracker, key: str) -> list[Any]:
+    return list(client.search_runs([tracker.experiment_id], f"tags.`{RUN_KEY}` = '{key}'"))
+
+
+def test_a_run_is_running_inside_and_finished_after(tracker: Tracker, client: MlflowClient) -> None:
+    with tracker.run("ends-well", name="shown") as run, run.child("gru") as child:
+        assert status(client, run.run_id) == "RUNNING"
+        assert status(client, child.run_id) == "RUNNING"
+    ended = client.get_run(run.run_id)
+    assert ended.info.status == "FINISHED"
+    assert ended.info.run_name == "shown"
+    assert ended.info.end_time >= ended.info.start_time
+    assert status(client, child.run_id) == "FINISHED"
+    assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == run.run_id
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")],
+)
+def test_status_tells_how_the_body_ended(
+    tracker: Tracker, client: MlflowClient, raised: BaseException, expected: str
+) -> None:
+    key = f"ends-with-{type(raised).__name__}"
+    with pytest.raises(type(raised)), tracker.run(key) as run, run.child("gru") as child:
+        raise raised
+    assert status(client, run.run_id) == expected
+    assert status(client, child.run_id) == expected
+
+
+def test_one_failed_candidate_does_not_fail_the_parent(tracker: Tracker, client: MlflowClient) -> None:
+    with tracker.run("one-child-fails") as run:
+        with pytest.raises(RuntimeError), run.child("lstm") as bad:
+            raise RuntimeError("diverged")
+        with run.child("gru") as good:
+            pass
+    assert [status(client, r.run_id) for r in (run, bad, good)] == ["FINISHED", "FAILED", "FINISHED"]
+
+
+@pytest.mark.parametrize(("raised", "expected"), [(None, "KILLED"), (ValueError("x"), "FAILED")])
+def test_a_child_left_open_ends_with_its_parent(
+    tracker: Tracker, client: MlflowClient, raised: Exception | None, expected: str
+) -> None:
+    def job() -> str:
+        with tracker.run(f"leaves-child-open-{expected}") as run:
+            left = run.child("gru").__enter__().run_id
+            opened.append(left)
+            if raised:
+                raise raised
+        return left
+
+    opened: list[str] = []
+    if raised:
+        with pytest.raises(ValueError, match="x"):
+            job()
+    else:
+        job()
+    assert status(client, opened[0]) == expected
+
+
+def test_a_retry_continues_the_run_and_its_children(tracker: Tracker, client: MlflowClient) -> None:
+    with pytest.raises(RuntimeError), tracker.run("retried") as first, first.child("gru") as child:
+        raise RuntimeError("worker lost")
+    with tracker.run("retried") as second, second.child("gru") as again:
+        assert status(client, second.run_id) == "RUNNING"
+    assert (second.run_id, again.run_id) == (first.run_id, child.run_id)
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert [r.info.run_id for r in runs_of(client, tracker, "retried")] == [first.run_id]
+    assert len(runs_of(client, tracker, "retried/gru")) == 1
+    assert status(client, second.run_id) == "FINISHED"
+    assert client.get_run(second.run_id).data.tags[ATTEMPT] == "2"
+
+
+def test_a_run_cut_off_without_an_end_is_continued(tracker: Tracker, client: MlflowClient) -> None:
+    cut_off = tracker.run("killed-hard").__enter__()  # as after SIGKILL: nobody ends it
+    with tracker.run("killed-hard") as run:
+        pass
+    assert run.run_id == cut_off.run_id
+    assert status(client, run.run_id) == "FINISHED"
+
+
+def test_other_keys_are_other_runs(tracker: Tracker) -> None:
+    with tracker.run("key-a") as a, tracker.run("key-b") as b:
+        pass
+    assert a.run_id != b.run_id
+
+
+def test_a_key_that_could_change_the_search_is_refused(tracker: Tracker) -> None:
+    with pytest.raises(TrackingError, match="cannot be searched"), tracker.run("x' OR tags.a = 'b"):
+        pass
+
+
+def test_metrics_with_their_first_timestamp_are_stored_once(tracker: Tracker, client: MlflowClient) -> None:
+    with tracker.run("metrics") as run:
+        for _ in range(3):
+            run.log_metrics({"val_rmse_bits": 8e7, "windows_per_s": 1234.5}, step=2, at_ms=1_700_000_000_000)
+        run.log_metrics({"val_rmse_bits": 7e7}, step=3)
+    history = client.get_metric_history(run.run_id, "val_rmse_bits")
+    assert [(m.value, m.step) for m in history] == [(8e7, 2), (7e7, 3)]
+    assert history[0].timestamp == 1_700_000_000_000
+
+
+def test_infinity_is_not_stored_as_a_large_number(tracker: Tracker, client: MlflowClient) -> None:
+    with tracker.run("diverged") as run:
+        run.log_metrics({"train_loss_scaled": math.inf})
+    assert math.isnan(client.get_run(run.run_id).data.metrics["train_loss_scaled"])
+
+
+def test_many_parameters_and_a_refused_change(tracker: Tracker, client: MlflowClient) -> None:
+    with tracker.run("params") as run:
+        run.log_params({f"key_{i}": i for i in range(250)})
+        run.log_params({"training": {"epochs": 8}, "features": {"ema_spans": (6, 30)}, "long": "x" * 9000})
+        run.log_params({"training": {"epochs": 8}})
+        with pytest.raises(TrackingError, match=r"Could not log parameters.*epochs"):
+            run.log_params({"training": {"epochs": 9}})
+    params = client.get_run(run.run_id).data.params
+    assert len(params) == 253
+    assert (params["key_249"], params["training.epochs"], params["features.ema_spans"]) == ("249", "8", "6,30")
+    assert len(params["long"]) == 6000
+
+
+def test_dataset_with_a_long_digest_is_stored_once(tracker: Tracker, client: MlflowClient) -> None:
+    with tracker.run("dataset") as run:
+        for _ in range(2):
+            run.log_dataset(name="PobleSec", digest="ab" * 32, source="s3://flts/datasets/abab")
+    (entry,) = client.get_run(run.run_id).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("PobleSec", "ab" * 18)
+    assert entry.dataset.source == "s3://flts/datasets/abab"
+    assert [(t.key, t.value) for t in entry.tags] == [("mlflow.data.context", "training")]
+
+
+def test_artifacts_lie_under_home(
+    tracker: Tracker, client: MlflowClient, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tracker.run("artifacts") as run:
+        run.log_bundle(bundle)
+        run.log_bytes("plots/loss.png", b"\x89PNG")
+        run.log_text("report.html", "<p>ü</p>")
+        run.log_json("verdict.json", {"state": "promoted"})
+    fetched = Path(client.download_artifacts(run.run_id, "", str(tmp_path)))
+    files = {str(f.relative_to(fetched)) for f in fetched.rglob("*") if f.is_file()}
+    assert {"bundle/manifest.json", "bundle/arrays/weights.bin", "plots/loss.png", "report.html"} <= files
+    assert json.loads((fetched / "verdict.json").read_text()) == {"state": "promoted"}
+    assert (fetched / "report.html").read_text(encoding="utf-8") == "<p>ü</p>"
+    assert not (tmp_path / "mlruns").exists()
+    home = Path(tracker.uri.removeprefix("sqlite:///")).parent
+    assert list((home / "mlartifacts").rglob("loss.png"))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside.txt", "a/../../b", ""])
+def test_artifact_paths_stay_inside_the_run(tracker: Tracker, path: str) -> None:
+    with tracker.run("paths") as run, pytest.raises(TrackingError, match="relative path"):
+        run.log_bytes(path, b"")
+
+
+def test_nan_is_no_json(tracker: Tracker) -> None:
+    with tracker.run("nan-json") as run, pytest.raises(ValueError, match="not JSON compliant"):
+        run.log_json("leaderboard.json", {"rmse": math.nan})
+
+
+def test_a_missing_bundle_is_refused(tracker: Tracker, tmp_path: Path) -> None:
+    with tracker.run("no-bundle") as run, pytest.raises(TrackingError, match="not a folder"):
+        run.log_bundle(tmp_path / "absent")
+
+
+def test_a_tracker_that_fails_at_the_end_does_not_hide_the_cause(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TrackingError("the store is gone")
+
+    with pytest.raises(ValueError, match="the real cause") as caught, tracker.run("store-gone"):
+        monkeypatch.setattr(Gateway, "end_run", refuse)
+        raise ValueError("the real cause")
+    assert "the store is gone" in caught.value.__notes__
+
+
+def test_a_tracker_that_fails_at_a_good_end_is_an_error(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise TrackingError("the store is gone")
+
+    with pytest.raises(TrackingError, match="the store is gone"), tracker.run("store-gone-2"):
+        monkeypatch.setattr(Gateway, "end_run", refuse)
+
+
+def test_the_parent_is_ended_even_if_its_children_cannot_be(
+    tracker: Tracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Gateway.end_run
+
+    def refuse_child(self: Gateway, run_id: str, state: str, at_ms: int) -> None:
+        if run_id != run.run_id:
+            raise TrackingError("no")
+        real(self, run_id, state, at_ms)
+
+    with pytest.raises(TrackingError, match="no"), tracker.run("child-stuck") as run:
+        run.child("gru").__enter__()
+        monkeypatch.setattr(Gateway, "end_run", refuse_child)
+    assert status(client, run.run_id) == "FINISHED"
+
+
+def test_flatten_writes_values_as_a_configuration_would() -> None:
+    nested = {"a": {"b": True, "c": None}, "d": ("x", 1), "e": 3e-3}
+    assert flatten(nested) == {"a.b": "true", "a.c": "", "d": "x,1", "e": "0.003"}
