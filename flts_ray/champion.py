@@ -10,7 +10,7 @@ from pathlib import Path
 from flts_ray.candidates import FittedCandidate
 from flts_ray.config import Settings
 from flts_ray.data.dataset import Dataset
-from flts_ray.data.frame import SeriesFrame
+from flts_ray.data.frame import RawFrame, SeriesFrame
 from flts_ray.errors import DataError, FltsError
 from flts_ray.evaluation.promotion import Incumbent, Verdict, decide
 from flts_ray.evaluation.stage import Evaluated, entry, leaderboard
@@ -95,7 +95,7 @@ def _composite(bundle: Bundle, dataset: Dataset, evaluated: Evaluated, settings:
             f"it forecasts {bundle.manifest.horizon} steps of {', '.join(bundle.manifest.targets)}, this run "
             f"{settings.windows.horizon} of {', '.join(dataset.target_names)}"
         )
-    frames = [_as_it_reads(bundle, dataset, frame) for frame in dataset.frames]
+    frames = [_as_it_reads(bundle, raw, frame) for raw, frame in zip(dataset.raws, dataset.frames, strict=True)]
     for frame in frames:
         rows = evaluated.origins[frame.series]
         if len(rows) and rows[0] < bundle.manifest.lookback - 1:
@@ -105,9 +105,8 @@ def _composite(bundle: Bundle, dataset: Dataset, evaluated: Evaluated, settings:
     return row.composite if row else None
 
 
-def _as_it_reads(bundle: Bundle, dataset: Dataset, frame: SeriesFrame) -> SeriesFrame:
-    raw = dataset.raw(frame.series)
+def _as_it_reads(bundle: Bundle, raw: RawFrame, frame: SeriesFrame) -> SeriesFrame:
     transforms = bundle.manifest.transforms
-    if frame.series not in transforms:
-        raise DataError(f"it does not know series '{frame.series}', only {', '.join(transforms)}")
-    return replace(transforms[frame.series].apply(raw, frame.train_rows), observed=frame.observed)
+    if raw.series not in transforms:
+        raise DataError(f"it does not know series '{raw.series}', only {', '.join(transforms)}")
+    return replace(transforms[raw.series].apply(raw, frame.train_rows), observed=frame.observed)

@@ -12,6 +12,8 @@ from flts_ray.config_layers import Resolved
 from flts_ray.data.claims import Claim
 from flts_ray.pipeline import RunResult
 
+PIPE_WIDTH = 140
+
 COLUMNS = (
     ("rmse_scaled", "RMSE scaled", "{:.5f}"),
     ("mae_scaled", "MAE scaled", "{:.5f}"),
@@ -32,7 +34,7 @@ def print_run(result: RunResult) -> None:
 
 def print_document(document: dict[str, Any]) -> None:
     """A run's leaderboard, verdict and report, from its document."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     rows = document["leaderboard"]
     several = len({row["series"] for row in rows} - {"*"}) > 1
     for series, target in dict.fromkeys((row["series"], row["target"]) for row in rows):
@@ -52,7 +54,7 @@ def print_document(document: dict[str, Any]) -> None:
 
 def print_claim(claim: Claim) -> None:
     """A dataset in a few lines."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     console.print(f"dataset {claim.dataset_id}  config {claim.config_hash[:12]}  step {claim.step_s:g} s", markup=False)
     table = Table(box=box.SIMPLE)
     for name in ("series", "split", "rows", "of", "strategy", "missing", "gaps", "from", "to"):
@@ -78,7 +80,7 @@ def print_claim(claim: Claim) -> None:
 
 def print_settings(resolved: Resolved) -> None:
     """Every setting with its origin."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     table = Table(box=box.SIMPLE)
     for name in ("setting", "value", "from"):
         table.add_column(name, overflow="fold")
@@ -87,6 +89,12 @@ def print_settings(resolved: Resolved) -> None:
         table.add_row(key, text, origin, style=None if origin == "default" else "bold")
     console.print(table)
     console.print(f"config_hash {resolved.settings.config_hash()}", markup=False)
+
+
+def _console() -> Console:
+    """Plain output that a pipe gets in full width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def _leaderboard(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flts_ray.data.claims import CLAIM_FILE, DATASETS, Claim, SeriesRecord, SplitRecord, read_claim, read_split
-from flts_ray.data.frame import SeriesFrame, segment_ids
+from flts_ray.data.frame import RawFrame, SeriesFrame
 from flts_ray.data.parquet import StoredRows, decode
 from flts_ray.data.storage import Store
 from flts_ray.data.transform import Transform
@@ -19,10 +19,12 @@ class Dataset:
 
     Attributes:
         claim: The claim check.
-        frames: One a station, sorted by name.
+        raws: The rows of each station as reported, sorted by name; train rows first.
+        frames: The same rows as models read them.
     """
 
     claim: Claim
+    raws: tuple[RawFrame, ...]
     frames: tuple[SeriesFrame, ...]
 
     @property
@@ -70,7 +72,8 @@ def load_dataset(store: Store, dataset_id: str, *, test: bool = True) -> Dataset
         StorageError: If the store does not answer.
     """
     claim = read_claim(store, dataset_id)
-    return Dataset(claim=claim, frames=tuple(_load(store, claim, record, test=test) for record in claim.series))
+    raws, frames = zip(*(_load(store, claim, record, test=test) for record in claim.series), strict=True)
+    return Dataset(claim=claim, raws=raws, frames=frames)
 
 
 def dataset_ids(store: Store) -> tuple[str, ...]:
@@ -79,20 +82,18 @@ def dataset_ids(store: Store) -> tuple[str, ...]:
     return tuple(sorted(parts[1] for parts in paths if len(parts) == 3 and parts[2] == CLAIM_FILE))
 
 
-def _load(store: Store, claim: Claim, record: SeriesRecord, *, test: bool) -> SeriesFrame:
+def _load(store: Store, claim: Claim, record: SeriesRecord, *, test: bool) -> tuple[RawFrame, SeriesFrame]:
     def rows_of(split: SplitRecord) -> StoredRows:
         content = read_split(store, claim.dataset_id, split)
         name = f"{split.path} of dataset {claim.dataset_id}"
-        return decode(content, split.rows, claim.feature_names, claim.targets, name)
+        return decode(content, split.rows, record.transform.columns, claim.feature_names, name)
 
     parts = [rows_of(record.train), *([rows_of(record.test)] if test else [])]
-    time = np.concatenate([part.time for part in parts])
-    return SeriesFrame(
+    raw = RawFrame(
         series=record.series,
-        time=time,
-        features=np.concatenate([part.features for part in parts]),
-        targets=np.concatenate([part.targets for part in parts]),
-        observed=np.concatenate([part.observed for part in parts]),
-        segment=segment_ids(time, claim.step_s),
-        train_rows=record.train.rows,
+        time=np.concatenate([part.time for part in parts]),
+        columns=record.transform.columns,
+        values=np.concatenate([part.values for part in parts]),
     )
+    features = np.concatenate([part.features for part in parts])
+    return raw, record.transform.frame(raw, features, record.train.rows)

@@ -32,6 +32,10 @@ class RawFrame:
     def __len__(self) -> int:
         return len(self.time)
 
+    def head(self, rows: int) -> RawFrame:
+        """The first rows, as views."""
+        return RawFrame(series=self.series, time=self.time[:rows], columns=self.columns, values=self.values[:rows])
+
     def column(self, name: str) -> FloatArray:
         """One column, ``(n,)``."""
         return self.values[:, self.columns.index(name)]

@@ -8,48 +8,49 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flts_ray.data.frame import Float32Array, FloatArray, SeriesFrame, TimeArray
+from flts_ray.data.frame import Float32Array, FloatArray, RawFrame, TimeArray
 from flts_ray.errors import IntegrityError
 
 METADATA_PREFIX = "flts."
+RAW_PREFIX = "raw."
 _FAILURES = (pa.ArrowException, OSError, KeyError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRows:
-    """The columns of one stored file; see :class:`flts_ray.data.frame.SeriesFrame` for their meaning."""
+    """The columns of one stored file.
+
+    Attributes:
+        time: ``(n,)`` datetime64[ns].
+        values: ``(n, columns)`` float64 as reported, in physical units, NaN where nothing was.
+        features: ``(n, features)`` float32, what models read.
+    """
 
     time: TimeArray
+    values: FloatArray
     features: Float32Array
-    targets: FloatArray
-    observed: FloatArray
 
     def __len__(self) -> int:
         return len(self.time)
 
 
-def encode(
-    frame: SeriesFrame, rows: slice, features: tuple[str, ...], targets: tuple[str, ...], lineage: dict[str, str]
-) -> bytes:
+def encode(raw: RawFrame, features: Float32Array, names: tuple[str, ...], lineage: dict[str, str]) -> bytes:
     """Some rows of a series as a Parquet file.
 
-    Columns: ``time`` (timestamp[ns]); ``observed.<target>`` (float64, null where nothing was reported) and
-    ``target.<target>`` (float64, cleaned) in physical units; the features (float32, scaled) under their names.
+    Columns: ``time`` (timestamp[ns]); ``raw.<column>`` (float64 in physical units, null where nothing was
+    reported); the features (float32, scaled) under their names.
 
     Args:
-        frame: The series.
-        rows: Which rows.
-        features: Names of the frame's features.
-        targets: Names of its targets.
+        raw: The rows as reported.
+        features: ``(n, len(names))``, the same rows as models read them.
+        names: Names of the features.
         lineage: Written into the schema's metadata, each key with the prefix ``flts.``.
     """
-    arrays: dict[str, pa.Array] = {"time": pa.array(frame.time[rows])}
-    for i, name in enumerate(targets):
-        arrays[f"observed.{name}"] = pa.array(np.ascontiguousarray(frame.observed[rows, i]), from_pandas=True)
-    for i, name in enumerate(targets):
-        arrays[f"target.{name}"] = pa.array(np.ascontiguousarray(frame.targets[rows, i]))
-    for i, name in enumerate(features):
-        arrays[name] = pa.array(np.ascontiguousarray(frame.features[rows, i]))
+    arrays: dict[str, pa.Array] = {"time": pa.array(raw.time)}
+    for i, name in enumerate(raw.columns):
+        arrays[RAW_PREFIX + name] = pa.array(np.ascontiguousarray(raw.values[:, i]), from_pandas=True)
+    for i, name in enumerate(names):
+        arrays[name] = pa.array(np.ascontiguousarray(features[:, i]))
     metadata = {f"{METADATA_PREFIX}{key}": value for key, value in lineage.items()}
     return write_table(pa.table(arrays).replace_schema_metadata(metadata))
 
@@ -62,14 +63,14 @@ def write_table(table: pa.Table) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def decode(content: bytes, rows: int, features: tuple[str, ...], targets: tuple[str, ...], name: str) -> StoredRows:
+def decode(content: bytes, rows: int, columns: tuple[str, ...], features: tuple[str, ...], name: str) -> StoredRows:
     """Read what :func:`encode` wrote.
 
     Args:
         content: Bytes of the file.
         rows: Rows its claim records.
+        columns: Raw columns to read, in order.
         features: Feature columns to read, in order.
-        targets: Target columns.
         name: The file, for messages.
 
     Raises:
@@ -79,19 +80,19 @@ def decode(content: bytes, rows: int, features: tuple[str, ...], targets: tuple[
         file = pq.ParquetFile(pa.BufferReader(content))
         found = file.metadata.num_rows
         table = file.read(use_threads=False)
-        missing = [column for column in ("time", *features) if column not in table.column_names]
+        stored = ("time", *(RAW_PREFIX + column for column in columns), *features)
+        missing = [column for column in stored if column not in table.column_names]
         if missing:
             raise IntegrityError(f"{name} lacks the column '{missing[0]}' its claim records: preprocess again")
         time = table.column("time").cast(pa.int64()).to_numpy().view("datetime64[ns]")
+        values = np.empty((found, len(columns)))
+        for i, column in enumerate(columns):
+            values[:, i] = table.column(RAW_PREFIX + column).to_numpy()
         matrix = np.empty((found, len(features)), dtype=np.float32)
         for i, column in enumerate(features):
             matrix[:, i] = table.column(column).to_numpy()
-        cleaned, observed = (
-            np.column_stack([table.column(f"{kind}.{target}").to_numpy() for target in targets])
-            for kind in ("target", "observed")
-        )
     except _FAILURES as error:
         raise IntegrityError(f"{name} is not readable Parquet ({error}): preprocess again") from error
     if found != rows:
         raise IntegrityError(f"{name} holds {found} rows where its claim records {rows}: preprocess again")
-    return StoredRows(time=time, features=matrix, targets=cleaned, observed=observed)
+    return StoredRows(time=time, values=values, features=matrix)

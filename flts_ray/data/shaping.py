@@ -277,7 +277,7 @@ def _store(
         "split": split,
         "transform": canonical_json(transform.model_dump(mode="json")),
     }
-    content = encode(frame, rows, transform.feature_names, transform.targets, lineage)
+    content = encode(raw, frame.features[rows], transform.feature_names, lineage)
     path = f"{split}/{file_name(frame.series)}.parquet"
     job.store().write_bytes(path, content)
     return SplitRecord(

@@ -176,7 +176,7 @@ def _read_csv(content: bytes, where: str, settings: DataSettings) -> tuple[pa.Ta
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
                 raise
-            return _parse_csv(content, settings, pa.string()), encoding  # _numbers finds and names the bad value
+            return _with_bad_columns_as_text(_parse_csv(content, settings, pa.string()), settings), encoding
     except pa.ArrowException as error:
         if "Empty CSV file" in str(error):
             raise EmptyInputError(f"{where} is empty: check how it was written") from error
@@ -194,6 +194,14 @@ def _parse_csv(content: bytes, settings: DataSettings, number: pa.DataType) -> p
             column_types=types, include_columns=_needed(settings), strings_can_be_null=True
         ),
     )
+
+
+def _with_bad_columns_as_text(table: pa.Table, settings: DataSettings) -> pa.Table:
+    """Numbers where a column holds nothing else; :func:`_numbers` then names the bad value of those left as text."""
+    for name in settings.columns:
+        if _first_failure(trimmed := pc.utf8_trim_whitespace(table.column(name)), pa.float64()) is None:
+            table = table.set_column(table.column_names.index(name), name, trimmed.cast(pa.float64()))
+    return table
 
 
 def _as_utf8(content: bytes) -> tuple[bytes, str]:

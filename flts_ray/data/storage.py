@@ -75,8 +75,8 @@ class Store:
         object.__setattr__(self, "uri", absolute_uri(self.uri))
 
     def uri_of(self, path: str = "") -> str:
-        """The full address of a relative path."""
-        return f"{self.uri}/{_checked(path)}" if path else self.uri
+        """The full address of a relative path, or of the store itself."""
+        return self._file(path) if path else self.uri
 
     def child(self, path: str) -> Store:
         """The store of everything below ``path``."""
@@ -84,13 +84,13 @@ class Store:
 
     def read_bytes(self, path: str) -> bytes:
         """The whole content of one file."""
-        uri = self.uri_of(path)
+        uri = self._file(path)
         with _storage_errors("read", uri):
             return _backend(uri, self.settings).read(uri)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write one file atomically: readers see the old content or the new, never a part."""
-        uri = self.uri_of(path)
+        uri = self._file(path)
         with _storage_errors("write", uri):
             _backend(uri, self.settings).write(uri, data)
 
@@ -114,18 +114,21 @@ class Store:
 
     def move(self, source: str, target: str) -> None:
         """Give one file another path within the store, replacing what is there (S3: server-side copy, delete)."""
-        uri = self.uri_of(source)
+        uri = self._file(source)
         with _storage_errors("move", uri):
-            _backend(uri, self.settings).move(uri, self.uri_of(target))
+            _backend(uri, self.settings).move(uri, self._file(target))
 
     def delete(self, prefix: str) -> None:
         """Remove one file, or everything below ``prefix``; nothing there is fine. The store itself stays."""
-        uri = f"{self.uri}/{_checked(prefix)}"
+        uri = self._file(prefix)
         with _storage_errors("delete", uri):
             _backend(uri, self.settings).delete(uri)
 
+    def _file(self, path: str) -> str:
+        return f"{self.uri}/{_checked(path)}"
+
     def _size(self, path: str) -> int | None:
-        uri = self.uri_of(path)
+        uri = self._file(path)
         with _storage_errors("look up", uri):
             return _backend(uri, self.settings).size(uri)
 
@@ -223,7 +226,7 @@ def display(text: object) -> str:
     """A text fit for messages: without credentials, whether from a URL or from the environment."""
     shown = re.sub(r"(?<=://)[^/@\s]+@", "***@", str(text))
     for name in SECRET_VARIABLES:
-        if value := os.environ.get(name):
+        if len(value := os.environ.get(name, "")) > 3:
             shown = shown.replace(value, "***")
     return shown
 

@@ -7,7 +7,7 @@ import numpy as np
 from flts_ray.config import FeatureSettings, ScalingSettings, Section, Settings
 from flts_ray.data import features as feature_columns
 from flts_ray.data.cleaning import Cleaner
-from flts_ray.data.frame import FloatArray, RawFrame, SeriesFrame, segment_ids
+from flts_ray.data.frame import Float32Array, FloatArray, RawFrame, SeriesFrame, segment_ids
 from flts_ray.data.scaling import ColumnScaler
 from flts_ray.errors import MissingColumnError
 
@@ -111,12 +111,22 @@ class Transform(Section):
         waves = feature_columns.calendar(raw.time, self.features.calendar)
         if self.calendar_scalers:
             waves = np.column_stack([s.forward(w) for s, w in zip(self.calendar_scalers, waves.T, strict=True)])
-        derived = self._derived(z, raw)
+        features = np.concatenate([z, waves, self._derived(z, raw)], axis=1, dtype=np.float32)
+        return self._frame(raw, values, clean, features, train_rows)
+
+    def frame(self, raw: RawFrame, features: Float32Array, train_rows: int) -> SeriesFrame:
+        """What :meth:`apply` gives, from features that it gave before: for rows read back from storage."""
+        values = self._in_order(raw)
+        return self._frame(raw, values, self.cleaner.apply(values), features, train_rows)
+
+    def _frame(
+        self, raw: RawFrame, values: FloatArray, clean: FloatArray, features: Float32Array, train_rows: int
+    ) -> SeriesFrame:
         picked = [self.columns.index(name) for name in self.targets]
         return SeriesFrame(
             series=raw.series,
             time=raw.time,
-            features=np.concatenate([z, waves, derived], axis=1, dtype=np.float32),
+            features=features,
             targets=clean[:, picked],
             observed=values[:, picked],
             segment=segment_ids(raw.time, self.step_s),

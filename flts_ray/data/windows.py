@@ -45,13 +45,13 @@ def test_origins(frame: SeriesFrame, lookback: int, horizon: int) -> IntArray:
         ``(m,)`` int64, increasing. Step ``h`` (1-based) of origin ``i`` is row ``i + h``; it counts only where
         that row exists, is a test row and lies in the origin's segment.
     """
+    if frame.test_rows == 0:
+        return np.zeros(0, dtype=np.int64)
     start = max(lookback - 1, frame.train_rows - horizon)
     origins = np.arange(start, len(frame) - 1, dtype=np.int64)
-    if len(origins) == 0:
-        return origins
-    gap_free = frame.segment[origins - lookback + 1] == frame.segment[origins]
-    continues = frame.segment[origins + 1] == frame.segment[origins]
-    kept: IntArray = origins[gap_free & continues]
+    first_scored = np.maximum(origins + 1, frame.train_rows)
+    gap_free = frame.segment[origins - lookback + 1] == frame.segment[first_scored]
+    kept: IntArray = origins[gap_free]
     return kept
 
 

@@ -14,7 +14,7 @@ scaled units, lowest coverage of 250 consecutive rows, mean interval score / 2 (
     ==========================================  ======================  ======================
     scores                                      PobleSec                ElBorn
     ==========================================  ======================  ======================
-    relative error / v (forecasting.md's ACI)   .901 .0395 .876 .0646   .894 .0475 .864 .0736
+    relative error / v                         .901 .0395 .876 .0646   .894 .0475 .864 .0736
     relative error / v, one ACI a tail          .900 .0429 .872 .0616   .890 .0556 .864 .0763
     log error / v                               .901 .0406 .868 .0604   .895 .0514 .876 .0713
     log error / v, one ACI a tail               .901 .0438 .864 .0620   .892 .0553 .876 .0745

@@ -65,8 +65,8 @@ def model_colour(name: str) -> str:
 
 
 def plain_label(name: str) -> str:
-    """A name that the bundled font can draw and that a legend does not drop (it ignores a leading underscore)."""
-    return name.encode("ascii", "replace").decode().lstrip("_") or "model"
+    """A name that the bundled font can draw, cut to 40 characters, and not dropped by a legend for its underscore."""
+    return name.encode("ascii", "replace").decode().lstrip("_")[:40] or "model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,8 +304,8 @@ def residual_figure(data: Forecast, *, width: float = HALF) -> Figure:
     with figure(width, 3.0 if width <= HALF else 2.4) as (fig, (ax,)):
         if residual.size:
             low, high = np.percentile(residual, [0.5, 99.5]) / scale.factor
-            if low == high:
-                low, high = low - 0.5, high + 0.5
+            room = 1e-6 * max(abs(low), abs(high), 1.0)  # errors that are all alike still need bins of some width
+            low, high = low - room, high + room
             ax.hist(residual / scale.factor, bins=60, range=(low, high), color=FORECAST, alpha=0.75)
             median = float(np.median(residual))
             ax.axvline(0, color=INK, linewidth=1.0, label="no error")

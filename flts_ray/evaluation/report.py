@@ -101,9 +101,9 @@ def render_report(data: ReportData) -> str:
     )
     environment.globals.update(number=number, duration=duration)
     winner = next((row for row in data.leaderboard if row.model == data.winner), None)
-    scale = _score_scale(data)
+    scale = unit_scale(np.array(_errors(data)), data.unit, data.step_s)
     columns = _used_columns(data)
-    least = min((e for row in data.leaderboard if (e := row.scores.get("rmse_bits"))), default=scale.factor)
+    least = min((e for e in _errors(data) if e > 0), default=scale.factor)
     decimals = int(np.clip(3 - np.floor(np.log10(least / scale.factor)), 0, 6))  # four digits for the smallest error
     shown = _worst_first(data.forecasts)[:MAX_SERIES]
     return environment.get_template("report.html.j2").render(
@@ -129,9 +129,10 @@ def _svg(text: str) -> Markup:
     return Markup(text)  # made by matplotlib, which escapes the text it draws
 
 
-def _score_scale(data: ReportData) -> UnitScale:
-    sizes = [row.scores.get("rmse_bits") for row in data.leaderboard]
-    return unit_scale(np.array([size for size in sizes if size is not None]), data.unit, data.step_s)
+def _errors(data: ReportData) -> list[float]:
+    """The finite RMSEs of the leaderboard."""
+    errors = (row.scores.get("rmse_bits") for row in data.leaderboard)
+    return [error for error in errors if error is not None and np.isfinite(error)]
 
 
 def _summary(data: ReportData, winner: ScoreRow | None, scale: UnitScale) -> str:

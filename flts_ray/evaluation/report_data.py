@@ -29,17 +29,18 @@ class VerdictView:
     """How the run ended.
 
     Attributes:
-        state: One word or two, such as ``promoted`` or ``no winner``.
-        promoted: Whether a new champion is served.
+        state: One word or two, such as ``promoted``, ``kept`` or ``no_winner``; ``promoted`` is shown green, ``kept``
+            blue, anything else amber.
         headline: One sentence for an operator.
         champion: What is served now, such as ``gru, version 7``; empty if nothing is.
+        reasons: Sentences with the numbers behind the decision.
         checks: The conditions, in the order they were looked at.
     """
 
     state: str
-    promoted: bool
     headline: str
     champion: str = ""
+    reasons: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
 
 

@@ -17,7 +17,6 @@ from flts_ray.evaluation.leaderboard import ALL, Leaderboard, Row
 from flts_ray.evaluation.plots import Forecast, LossCurve, forecast_figure, loss_figure, to_png
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.report_data import (
-    Check,
     ConfigRow,
     QualityRow,
     ReportData,
@@ -141,7 +140,8 @@ def hourly_mae(entry: Entry, dataset: Dataset) -> FloatArray:
             known = valid[:, target]
             np.add.at(total, hours[known], errors[known, target])
             np.add.at(count, hours[known], 1)
-    return np.divide(total, count, out=np.full(24, np.nan), where=count > 0)
+    mean: FloatArray = np.divide(total, count, out=np.full(24, np.nan), where=count > 0)
+    return mean
 
 
 def _drawable(entry: Entry) -> bool:
@@ -150,11 +150,10 @@ def _drawable(entry: Entry) -> bool:
 
 def _verdict_view(verdict: Verdict) -> VerdictView:
     return VerdictView(
-        state=verdict.state.replace("_", " "),
-        promoted=verdict.state == "promoted",
+        state=verdict.state,
         headline=HEADLINES[verdict.state].format(champion=(verdict.champion or "").upper()),
         champion=verdict.champion or "",
-        checks=tuple(Check(name=reason, passed=None) for reason in verdict.reasons),
+        reasons=verdict.reasons,
     )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flts_ray.candidates import FittedCandidate
-from flts_ray.config import Settings
+from flts_ray.config import FeatureSettings, ScalingSettings, Settings
 from flts_ray.data.dataset import Dataset
 from flts_ray.data.frame import IntArray, SeriesFrame
+from flts_ray.data.transform import Transform
 from flts_ray.errors import DataError, FltsError
 from flts_ray.evaluation.backtest import backtest, calibration_origins, common_origins, unscorable
 from flts_ray.evaluation.intervals import Bands, SeriesStates, bands, calibrate, unpack
@@ -19,6 +20,7 @@ from flts_ray.models.base import Forecaster
 from flts_ray.models.baselines import MovingAverage, Persistence, SeasonalNaive
 from flts_ray.models.bundle import Bundle, smoke_test
 from flts_ray.models.ridge import Ridge
+from flts_ray.recipes import RECIPES
 from flts_ray.telemetry.logging import event
 
 
@@ -55,8 +57,8 @@ def evaluate(
     """
     bundles, checks = _loaded(dataset, fitted)
     baselines = fit_baselines(dataset, settings)
-    notes = {name: unscorable(dataset.frames, model) for name, model in baselines.items()}
-    able = [b.forecaster for b in bundles.values()] + [m for n, m in baselines.items() if not notes[n]]
+    notes = {name: unscorable(frames, model) for name, (model, frames) in baselines.items()}
+    able = [b.forecaster for b in bundles.values()] + [m for n, (m, _) in baselines.items() if not notes[n]]
     origins = {frame.series: common_origins(frame, able) for frame in dataset.frames}
     if not any(len(rows) for rows in origins.values()):
         raise DataError(
@@ -64,12 +66,12 @@ def evaluate(
             f"{max(model.lookback for model in able)} rows before one; give more rows"
         )
     entries: list[Entry] = []
-    for name, model in baselines.items():
+    for name, (model, frames) in baselines.items():
         if notes[name]:
             entries.append(Entry(model=name, role="baseline", note=notes[name]))
             continue
-        states = interval_states(model, dataset.frames, settings)
-        entries.append(entry(name, "baseline", model, dataset.frames, origins, states, fit_s=0.0))
+        states = interval_states(model, frames, settings)
+        entries.append(entry(name, "baseline", model, frames, origins, states, fit_s=0.0))
     for kind in settings.candidates:
         if kind in bundles:
             bundle = bundles[kind]
@@ -134,14 +136,38 @@ def interval_states(
     return states
 
 
-def fit_baselines(dataset: Dataset, settings: Settings) -> dict[str, Forecaster]:
-    """The forecasts that every candidate must beat, by kind."""
-    return {
-        "persistence": Persistence.fit(settings),
-        "moving_average": MovingAverage.fit(settings),
-        "seasonal_naive": SeasonalNaive.fit(settings, dataset.step_s),
-        "ridge": Ridge.fit(dataset.frames, dataset.transforms, settings),
+def fit_baselines(dataset: Dataset, settings: Settings) -> dict[str, tuple[Forecaster, Sequence[SeriesFrame]]]:
+    """The forecasts that every candidate must beat, by kind, each with the rows as it reads them.
+
+    Ridge reads the same whatever the recipe: raw columns and cyclic calendar, min-max scaled, the inputs of the
+    pipeline that this one replaces. A yardstick that moved with the recipe would measure nothing.
+    """
+    transforms = {
+        raw.series: Transform.fit(raw.head(frame.train_rows), yardstick(settings), dataset.step_s)
+        for raw, frame in zip(dataset.raws, dataset.frames, strict=True)
     }
+    plain = [
+        transforms[raw.series].apply(raw, frame.train_rows)
+        for raw, frame in zip(dataset.raws, dataset.frames, strict=True)
+    ]
+    return {
+        "persistence": (Persistence.fit(settings), dataset.frames),
+        "moving_average": (MovingAverage.fit(settings), dataset.frames),
+        "seasonal_naive": (SeasonalNaive.fit(settings, dataset.step_s), dataset.frames),
+        "ridge": (Ridge.fit(plain, transforms, settings), plain),
+    }
+
+
+def yardstick(settings: Settings) -> Settings:
+    """The settings with which the ridge baseline reads its rows."""
+    classic = {key: value for key, value in RECIPES["classic"].items() if key.startswith(("features.", "scaling."))}
+    features = {key.removeprefix("features."): value for key, value in classic.items() if key.startswith("features.")}
+    return settings.model_copy(
+        update={
+            "features": FeatureSettings.model_validate(features),
+            "scaling": ScalingSettings(scaler=classic["scaling.scaler"]),
+        }
+    )
 
 
 def _loaded(

@@ -89,6 +89,8 @@ def error_code(error: TrackingError) -> str:
 class Gateway:
     """Calls to one MLflow store. Failures become :class:`TrackingError` with a sentence.
 
+    Making one applies :func:`configure_process`, since MLflow takes its time limits from the environment only.
+
     Args:
         settings: Which store, and how long a call may take.
         home: Folder of the embedded store and of artifacts that no server keeps.

@@ -57,7 +57,8 @@ class Examples:
         for s in np.unique(series):
             own = series == s
             for k, scaler in enumerate(self.scalers[s]):
-                errors[own, :, k] = scaler.inverse(forecast[own, :, k])
+                with np.errstate(over="ignore"):  # a diverged network; the loop reports what is not finite
+                    errors[own, :, k] = scaler.inverse(forecast[own, :, k])
         errors -= self.targets[origins[:, None] + np.arange(1, self.horizon + 1)]
         return errors, errors / self.ranges[series][:, None, :]
 

@@ -137,10 +137,10 @@ class _Run:
         train_loss = loss_sum.item() / len(order)
         train_s = time.perf_counter() - started
         val_loss, rmse_scaled, rmse, mae = self._validate()
-        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+        if not all(map(math.isfinite, (train_loss, val_loss, rmse))):
             raise TrainingError(
                 f"the loss of {self.shape['cell']} is not finite in epoch {number} (train {train_loss}, validation "
-                f"{val_loss}): lower training.learning_rate (now {self.spec.learning_rate:g}) or training.clip_norm"
+                f"{val_loss}, RMSE {rmse}): lower training.learning_rate (now {self.spec.learning_rate:g}) or training.clip_norm"
             )
         metrics = EpochMetrics(
             epoch=number,

@@ -72,12 +72,12 @@ def train_candidates(
             [Job(kind, 1.0 if kind == "prophet" else cpus, fits.job(kind)) for kind in missing], cluster.cpus()
         )
     failures: dict[str, str] = {}
-    for kind, result in results.items():
+    for name, result in results.items():
         if isinstance(result, Exception):
-            failures[kind] = str(result)
-            event("candidate_failed", candidate=kind, error=type(result).__name__, reason=str(result))
+            failures[name] = str(result)
+            event("candidate_failed", candidate=name, error=type(result).__name__, reason=str(result))
         else:
-            found[kind] = result
+            found[name] = result
     return Trained(fitted={kind: found[kind] for kind in settings.candidates if kind in found}, failures=failures)
 
 

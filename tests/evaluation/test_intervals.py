@@ -89,3 +89,11 @@ def test_persistence_intervals_keep_their_promise_on_real_stations(station):
     assert hits.mean() == pytest.approx(0.9, abs=0.01)
     assert rolling_minimum(hits) >= 0.85
     assert band.lower.min() >= 0
+
+
+def test_outcomes_of_the_last_train_rows_wait_until_the_test_origins_reach_them():
+    frame = noisy_frame(train=900)
+    _, _, states = banded(frame, Last(horizon=6))
+    # The last calibration origin is row 893; the outcome of its step 6 is row 899, not yet known at origin 894.
+    assert [p.due for p in states[0][5].pending] == [894, 895, 896, 897, 898, 899]
+    assert [p.due for p in states[0][0].pending] == [894]

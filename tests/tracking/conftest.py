@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,10 +22,35 @@ def restored_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+_FIRST_USE = """
+import sys
+from pathlib import Path
+from flts_ray.config import TrackingSettings
+from flts_ray.tracking.run import Tracker
+with Tracker(TrackingSettings(), Path(sys.argv[1])).run("first-use") as run:
+    run.log_metrics({"rmse_bits": 1.0})
+"""
+
+
+class FreshStore(NamedTuple):
+    """A new embedded store and what its making wrote to the terminal."""
+
+    home: Path
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="session")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    """One embedded store for all tests: a fresh schema takes seconds. The home has a space in its name."""
-    return Tracker(TrackingSettings(), tmp_path_factory.mktemp("flts home") / "home")
+def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> FreshStore:
+    """Made once, by a process of its own: a fresh schema takes seconds. The home has a space in its name."""
+    home = tmp_path_factory.mktemp("flts home") / "home"
+    made = subprocess.run([sys.executable, "-c", _FIRST_USE, str(home)], capture_output=True, text=True, check=False)
+    return FreshStore(home, made.stdout, made.stderr)
+
+
+@pytest.fixture(scope="session")
+def tracker(fresh_store: FreshStore) -> Tracker:
+    return Tracker(TrackingSettings(), fresh_store.home)
 
 
 @pytest.fixture

@@ -70,9 +70,7 @@ class RegistryCases:
         assert [ref.version for ref in (registry.champion(), registry.previous()) if ref] == [one, two]
         assert registry.rollback().version == two
 
-    def test_an_unknown_version_cannot_be_promoted(
-        self, store: Tracker, registry: ModelRegistry, bundle: Path
-    ) -> None:
+    def test_an_unknown_version_cannot_be_promoted(self, store: Tracker, registry: ModelRegistry, bundle: Path) -> None:
         one = self.register(store, registry, bundle, "c1")
         registry.promote(one)
         with pytest.raises(TrackingError, match="find version 99"):

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from registry_cases import RegistryCases
 
 from flts_ray.errors import ConfigError, TrackingError
 from flts_ray.tracking.registry import PREVIOUS, ModelRegistry
 from flts_ray.tracking.run import Tracker
+from tests.tracking.registry_cases import RegistryCases
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +39,9 @@ def test_a_candidate_whose_files_are_gone_is_registered_again(
     shutil.rmtree(stored)
     with pytest.raises(TrackingError):
         registry.download(first, home / "download-gone")
-    assert RegistryCases.register(store, registry, bundle, "c1") != first
+    with store.run(f"{registry.name}/again") as run:
+        run.log_bundle(bundle)
+    assert registry.register(run.run_id, "c1") != first
 
 
 def test_a_rollback_cut_off_in_the_middle_is_not_repeated(

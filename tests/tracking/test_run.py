@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from flts_ray.errors import TrackingError
-from flts_ray.tracking.client import Gateway
-from flts_ray.tracking.run import ATTEMPT, RUN_KEY, Tracker, flatten
+from flts_ray.tracking.client import Gateway, now_ms
+from flts_ray.tracking.run import ATTEMPT, PARENT, RUN_KEY, Tracker, flatten
 
 pytestmark = pytest.mark.unit
 
@@ -65,25 +66,16 @@ def test_one_failed_candidate_does_not_fail_the_parent(tracker: Tracker, client:
     assert [status(client, r.run_id) for r in (run, bad, good)] == ["FINISHED", "FAILED", "FINISHED"]
 
 
-@pytest.mark.parametrize(("raised", "expected"), [(None, "KILLED"), (ValueError("x"), "FAILED")])
-def test_a_child_left_open_ends_with_its_parent(
+@pytest.mark.parametrize(("raised", "expected"), [(None, "KILLED"), (RuntimeError("x"), "FAILED")])
+def test_a_child_left_by_a_lost_attempt_ends_with_its_parent(
     tracker: Tracker, client: MlflowClient, raised: Exception | None, expected: str
 ) -> None:
-    def job() -> str:
-        with tracker.run(f"leaves-child-open-{expected}") as run:
-            left = run.child("gru").__enter__().run_id
-            opened.append(left)
-            if raised:
-                raise raised
-        return left
-
-    opened: list[str] = []
-    if raised:
-        with pytest.raises(ValueError, match="x"):
-            job()
-    else:
-        job()
-    assert status(client, opened[0]) == expected
+    left = ""
+    with suppress(RuntimeError), tracker.run(f"leaves-child-{expected}") as run:
+        left = tracker.gateway.create_run(tracker.experiment_id, "gru", {PARENT: run.run_id}, now_ms())
+        if raised:
+            raise raised
+    assert status(client, left) == expected
 
 
 def test_a_retry_continues_the_run_and_its_children(tracker: Tracker, client: MlflowClient) -> None:
@@ -100,10 +92,11 @@ def test_a_retry_continues_the_run_and_its_children(tracker: Tracker, client: Ml
 
 
 def test_a_run_cut_off_without_an_end_is_continued(tracker: Tracker, client: MlflowClient) -> None:
-    cut_off = tracker.run("killed-hard").__enter__()  # as after SIGKILL: nobody ends it
+    tags = {RUN_KEY: "killed-hard", ATTEMPT: "1"}  # as SIGKILL leaves it
+    cut_off = tracker.gateway.create_run(tracker.experiment_id, "job", tags, now_ms())
     with tracker.run("killed-hard") as run:
         pass
-    assert run.run_id == cut_off.run_id
+    assert run.run_id == cut_off
     assert status(client, run.run_id) == "FINISHED"
 
 
@@ -223,7 +216,7 @@ def test_the_parent_is_ended_even_if_its_children_cannot_be(
         real(self, run_id, state, at_ms)
 
     with pytest.raises(TrackingError, match="no"), tracker.run("child-stuck") as run:
-        run.child("gru").__enter__()
+        tracker.gateway.create_run(tracker.experiment_id, "gru", {PARENT: run.run_id}, now_ms())
         monkeypatch.setattr(Gateway, "end_run", refuse_child)
     assert status(client, run.run_id) == "FINISHED"
 

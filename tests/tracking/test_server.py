@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from registry_cases import RegistryCases
 
 from flts_ray.config import TrackingSettings
 from flts_ray.tracking.registry import ModelRegistry
 from flts_ray.tracking.run import Tracker
+from tests.tracking.registry_cases import RegistryCases
 
 pytestmark = pytest.mark.service
 

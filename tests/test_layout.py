@@ -1,0 +1,189 @@
+"""The rules of the house, read off the source: who imports what, how big modules are, what importing does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "flts_ray"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+RAY_MODULES = {
+    "flts_ray.cluster",
+    "flts_ray.training.trainer",
+    "flts_ray.training.prophet_tasks",
+    "flts_ray.data.preprocess",
+}
+HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas")
+MAX_LINES = 400
+
+
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+def imports_of(name: str, *, top_level: bool = False) -> Iterator[str]:
+    """Dotted names that a module imports; without lazy ones and those for type checkers if ``top_level``."""
+    tree = tree_of(name)
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [base])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def roots_of(name: str) -> set[str]:
+    return {imported.partition(".")[0] for imported in imports_of(name)}
+
+
+def test_there_are_modules_to_look_at() -> None:
+    assert "flts_ray.cli" in MODULES
+    assert set(imports_of("flts_ray.cli", top_level=True)) >= {"flts_ray.errors", "typer"}
+
+
+def test_the_library_knows_nothing_of_jobs_and_serving() -> None:
+    assert [name for name in MODULES if roots_of(name) & {"jobs", "serve", "tests", "benchmarks"}] == []
+
+
+def test_mlflow_is_touched_from_tracking_only() -> None:
+    users = {name for name in MODULES if "mlflow" in roots_of(name)}
+    assert users, "nobody imports mlflow: this test looks at the wrong thing"
+    assert [name for name in users if not name.startswith("flts_ray.tracking.")] == []
+
+
+def test_ray_is_touched_from_four_modules_only() -> None:
+    assert {name for name in MODULES if "ray" in roots_of(name)} == RAY_MODULES
+
+
+def test_models_and_evaluation_need_no_orchestration() -> None:
+    """What forecasts and what scores runs and is tested without a cluster or a tracker."""
+    pure = [n for n in MODULES if n.startswith(("flts_ray.models.", "flts_ray.evaluation."))]
+    outside = ("flts_ray.cluster", "flts_ray.pipeline", "flts_ray.cli", "flts_ray.tracking", "flts_ray.training.trainer")
+    assert [(n, i) for n in pure for i in imports_of(n) if i.startswith(outside)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_is_pickled(name: str) -> None:
+    assert roots_of(name) & {"pickle", "cPickle", "joblib", "cloudpickle", "dill", "shelve"} == set()
+    loads = [
+        node
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.Attribute)
+        and (ast.unparse(node) in ("torch.load", "torch.save") or node.attr == "allow_pickle")
+    ]
+    assert [ast.unparse(node) for node in loads] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_small(name: str) -> None:
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_public_says_what_it_is(name: str) -> None:
+    tree = tree_of(name)
+    assert ast.get_docstring(tree), f"{name} has no docstring"
+    assert list(_undocumented(tree.body, name)) == []
+
+
+def _undocumented(body: list[ast.stmt], where: str) -> Iterator[str]:
+    for node in body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
+            yield f"{where}.{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node.body, f"{where}.{node.name}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_paths_of_one_machine(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert "../shared" not in text
+    assert "/work/" not in text
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {
+        name: {
+            imported
+            for imported in imports_of(name, top_level=True)
+            if imported in MODULES and imported != name and MODULES[imported].name != "__init__.py"
+        }
+        for name in MODULES
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for imported in sorted(graph[name]):
+                visit(imported, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def in_a_fresh_process(code: str, cwd: Path) -> object:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", code],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_command_line_starts_light(tmp_path: Path) -> None:
+    code = f"import json, sys, flts_ray.cli; print(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    assert in_a_fresh_process(code, tmp_path) == []
+
+
+def test_importing_everything_changes_nothing(tmp_path: Path) -> None:
+    """No file, no environment variable, no thread, no random state, no logging set-up."""
+    code = f"""
+import importlib, json, logging, os, random, sys, threading
+import numpy, torch, matplotlib, ray.data, ray.train.torch, mlflow, rich.console, typer
+env, threads = dict(os.environ), set(threading.enumerate())
+state, seed = random.getstate(), numpy.random.get_state()[1].tolist()
+torch_state, torch_threads = torch.get_rng_state(), torch.get_num_threads()
+handlers, backend = list(logging.getLogger().handlers), matplotlib.rcParams["font.size"]
+for name in {list(MODULES)!r}:
+    importlib.import_module(name)
+changed = {{
+    "environment": env != dict(os.environ),
+    "threads": sorted(t.name for t in set(threading.enumerate()) - threads),
+    "random": state != random.getstate() or seed != numpy.random.get_state()[1].tolist(),
+    "torch": not torch.equal(torch_state, torch.get_rng_state()) or torch_threads != torch.get_num_threads(),
+    "logging": handlers != logging.getLogger().handlers or bool(logging.getLogger("flts_ray").handlers),
+    "matplotlib": backend != matplotlib.rcParams["font.size"],
+    "ray": ray.is_initialized(),
+}}
+print(json.dumps({{name: what for name, what in changed.items() if what}}))
+"""
+    assert in_a_fresh_process(code, tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
