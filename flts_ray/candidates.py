@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from flts_ray.config import Section, Settings, canonical_digest
 from flts_ray.data.storage import Store
 from flts_ray.errors import BundleError
@@ -33,7 +35,7 @@ class FitSummary(Section):
     candidate_id: str
     fit_s: float
     history: tuple[dict[str, float], ...] = ()
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

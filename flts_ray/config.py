@@ -196,7 +196,9 @@ class BaselineSettings(Section):
 class ProphetSettings(Section):
     """The Prophet candidate."""
 
-    growth: Literal["linear", "flat"] = Field("linear", description="Trend.")
+    growth: Literal["linear", "flat"] = Field(
+        "flat", description="Trend. A line fitted on a few weeks leads astray within days."
+    )
     n_changepoints: int = Field(25, ge=0, description="Potential changes of the trend.")
     changepoint_range: float = Field(0.8, gt=0, le=1, description="Share of history with changepoints.")
     changepoint_prior_scale: float = Field(0.05, gt=0, description="Flexibility of the trend.")
@@ -243,7 +245,7 @@ class TrackingSettings(Section):
 
     uri: str = Field("", description="MLflow tracking URI; empty: SQLite under run.home.")
     experiment: str = Field("flts", description="MLflow experiment.")
-    timeout_s: float = Field(5.0, gt=0, description="Seconds one call to the tracker may take.")
+    timeout_s: float = Field(5.0, gt=0, description="Seconds one try of a call to the tracker may take; there are two.")
 
 
 class RunSettings(Section):

@@ -27,6 +27,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "training.learning_rate": 1e-4,
         "training.schedule": "constant",
         "training.clip_norm": 1.0,
+        "prophet.growth": "linear",
     },
 }
 """``default``: log scale, change-from-last target, Huber loss, one small layer. ``classic``: the settings of the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,20 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def s3_credentials() -> Iterator[dict[str, str]]:
+    """Throw-away credentials in the environment, before Ray starts: its workers inherit them."""
+    credentials = {
+        "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in credentials.items():
+            patch.setenv(name, value)
+        yield credentials
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_credentials: dict[str, str]) -> Iterator[None]:
     """A Ray with two CPUs on this machine, for the whole session."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -46,12 +60,13 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server; its credentials are in the environment while it runs."""
-    server = S3Server(tmp_path_factory.mktemp("s3"))
+def s3_server(tmp_path_factory: pytest.TempPathFactory, s3_credentials: dict[str, str]) -> Iterator[S3Server]:
+    """A real S3 server that takes the credentials in the environment."""
+    server = S3Server(
+        tmp_path_factory.mktemp("s3"),
+        access_key=s3_credentials["AWS_ACCESS_KEY_ID"],
+        secret_key=s3_credentials["AWS_SECRET_ACCESS_KEY"],
+    )
     server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
+    yield server
     server.stop()

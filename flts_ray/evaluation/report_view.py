@@ -17,6 +17,7 @@ from flts_ray.evaluation.leaderboard import ALL, Leaderboard, Row
 from flts_ray.evaluation.plots import Forecast, LossCurve, forecast_figure, loss_figure, to_png
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.report_data import (
+    Check,
     ConfigRow,
     QualityRow,
     ReportData,
@@ -27,9 +28,6 @@ from flts_ray.evaluation.report_data import (
 )
 from flts_ray.evaluation.scoring import Entry
 from flts_ray.evaluation.stage import Evaluated
-
-SHOWN_SERIES = 12
-"""Stations whose forecasts are drawn; all of them are on the leaderboard."""
 
 HEADLINES = {
     "promoted": "{champion} is the new champion: it beats every baseline on rows it has not seen.",
@@ -59,7 +57,7 @@ def report_data(
     return ReportData(
         identifier=identifier,
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        verdict=_verdict_view(verdict),
+        verdict=_verdict_view(verdict, evaluated, best),
         leaderboard=_score_rows(board, fitted),
         winner=best,
         coverage=resolved.settings.evaluation.coverage,
@@ -148,13 +146,39 @@ def _drawable(entry: Entry) -> bool:
     return bool(entry.backtests) and all(test.finite for test in entry.backtests.values())
 
 
-def _verdict_view(verdict: Verdict) -> VerdictView:
+def _verdict_view(verdict: Verdict, evaluated: Evaluated, best: str) -> VerdictView:
     return VerdictView(
         state=verdict.state,
         headline=HEADLINES[verdict.state].format(champion=(verdict.champion or "").upper()),
         champion=verdict.champion or "",
-        reasons=verdict.reasons,
+        reasons=tuple(reason for reason in verdict.reasons if not reason.startswith(f"{best} beats ")),  # see checks
+        checks=_checks(verdict, evaluated, best) if best else (),
     )
+
+
+def _checks(verdict: Verdict, evaluated: Evaluated, best: str) -> tuple[Check, ...]:
+    """What the best candidate had to show, each with its numbers."""
+    board = evaluated.leaderboard
+    mine = board.overall(best)
+    if mine is None or mine.rmse_scaled is None:
+        return (Check(name="finite forecasts", passed=False, detail=mine.note if mine else ""),)
+    saved = evaluated.checks[best]
+    found = [
+        Check(name="finite forecasts", passed=True, detail=f"{mine.n:,} of them"),
+        Check(name="saved model loads and forecasts the same", passed=saved.loadable, detail=saved.reason),
+    ]
+    for name in board.models("baseline"):
+        theirs = board.overall(name)
+        if theirs is None or theirs.rmse_scaled is None:
+            found.append(Check(name=f"beats {name}", passed=None, detail=theirs.note if theirs else ""))
+            continue
+        detail = f"scaled RMSE {mine.rmse_scaled:.5f} against {theirs.rmse_scaled:.5f}"
+        tests = [s for s in verdict.significance if (s.model, s.against) == (best, name) and s.p_value is not None]
+        detail += "".join(f", p = {s.p_value:.2g}" for s in tests)
+        found.append(Check(name=f"beats {name}", passed=mine.rmse_scaled < theirs.rmse_scaled, detail=detail))
+    sampled = verdict.state == "sampled"
+    found.append(Check(name="trained on all rows", passed=not sampled))
+    return tuple(found)
 
 
 def _score_rows(board: Leaderboard, fitted: Mapping[str, FittedCandidate]) -> tuple[ScoreRow, ...]:
@@ -177,11 +201,18 @@ def _numbers(row: Row) -> dict[str, float | None]:
     return {name: None if value is None else float(value) for name, value in values.items()}
 
 
+def _first_step(row: Row) -> dict[str, float | None]:
+    """Scores of the first step, which is what the plots show."""
+    return (
+        {**_numbers(row), **{k: v for k, v in row.by_step[0].model_dump().items() if k != "n"}} if row.by_step else {}
+    )
+
+
 def _series_forecasts(entry: Entry, dataset: Dataset, board: Leaderboard) -> tuple[SeriesForecast, ...]:
     if not _drawable(entry):
         return ()
     shown = []
-    for frame in dataset.frames[:SHOWN_SERIES]:
+    for frame in dataset.frames:
         for k, target in enumerate(dataset.target_names):
             row = board.row(entry.model, series=frame.series, target=target)
             shown.append(
@@ -190,7 +221,7 @@ def _series_forecasts(entry: Entry, dataset: Dataset, board: Leaderboard) -> tup
                     target=target,
                     model=entry.model,
                     data=one_step(entry, dataset, frame.series, k),
-                    scores=_numbers(row) if row else {},
+                    scores=_first_step(row) if row else {},
                 )
             )
     return tuple(shown)

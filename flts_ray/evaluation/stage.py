@@ -77,16 +77,12 @@ def evaluate(
             bundle = bundles[kind]
             states = unpack(bundle.manifest.intervals, bundle.interval_arrays)
             fit_s = fitted[kind].summary.fit_s
-            entries.append(
-                entry(kind, "candidate", bundle.forecaster, dataset.frames, origins, states, fit_s=fit_s)
-            )
+            entries.append(entry(kind, "candidate", bundle.forecaster, dataset.frames, origins, states, fit_s=fit_s))
         else:
             note = checks[kind].reason if kind in checks else failures.get(kind, "it was not fitted")
             entries.append(Entry(model=kind, role="candidate", note=note))
     board = leaderboard(entries, dataset, settings)
-    return Evaluated(
-        leaderboard=board, entries={e.model: e for e in entries}, checks=checks, origins=origins
-    )
+    return Evaluated(leaderboard=board, entries={e.model: e for e in entries}, checks=checks, origins=origins)
 
 
 def leaderboard(entries: Sequence[Entry], dataset: Dataset, settings: Settings) -> Leaderboard:
@@ -121,18 +117,14 @@ def entry(
     return Entry(model=name, role=role, backtests=backtests, bands=lines, fit_s=fit_s)
 
 
-def interval_states(
-    model: Forecaster, frames: Sequence[SeriesFrame], settings: Settings
-) -> dict[str, SeriesStates]:
+def interval_states(model: Forecaster, frames: Sequence[SeriesFrame], settings: Settings) -> dict[str, SeriesStates]:
     """Interval states of every station, from a model's forecasts of the validation tail of its train rows."""
     states = {}
     for frame in frames:
         train = frame.train()
         origins = calibration_origins(train, model.lookback, model.horizon, settings.training.validation_fraction)
         if len(origins):
-            states[frame.series] = calibrate(
-                backtest(train, model, origins, part="train"), train, settings.evaluation
-            )
+            states[frame.series] = calibrate(backtest(train, model, origins, part="train"), train, settings.evaluation)
     return states
 
 

@@ -128,9 +128,9 @@ class _Run:
         self.net.train()
         order = self.origins[epoch_order(len(self.origins), self.spec.seed, number)].to(self.device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in order.split(self.spec.batch_size):
+        for start in range(0, len(order), self.spec.batch_size):
             lr = self._learning_rate()
-            loss_sum += self._train_step(batch, lr)
+            loss_sum += self._train_step(order[start : start + self.spec.batch_size], lr)
             if on_step is not None:
                 on_step(self.step)
         self.comm.sum_(loss_sum)
@@ -140,7 +140,8 @@ class _Run:
         if not all(map(math.isfinite, (train_loss, val_loss, rmse))):
             raise TrainingError(
                 f"the loss of {self.shape['cell']} is not finite in epoch {number} (train {train_loss}, validation "
-                f"{val_loss}, RMSE {rmse}): lower training.learning_rate (now {self.spec.learning_rate:g}) or training.clip_norm"
+                f"{val_loss}, RMSE {rmse}): lower training.learning_rate (now {self.spec.learning_rate:g}) or "
+                "training.clip_norm"
             )
         metrics = EpochMetrics(
             epoch=number,
@@ -240,6 +241,8 @@ class _Run:
 def _flat_gradients(params: list[torch.nn.Parameter]) -> torch.Tensor:
     """One vector that holds every gradient, so that workers add and clipping scales all of them in one call."""
     flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
-    for p, part in zip(params, flat.split([p.numel() for p in params]), strict=True):
-        p.grad = part.view_as(p)
+    start = 0
+    for p in params:
+        p.grad = flat[start : start + p.numel()].view_as(p)
+        start += p.numel()
     return flat

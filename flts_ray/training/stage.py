@@ -193,7 +193,7 @@ class _Fits:
         if fit.failures:
             (series, target), reason = next(iter(fit.failures.items()))
             raise TrainingError(
-                f"{len(fit.failures)} of the Prophet fits failed, the first on '{target}' of series '{series}': {reason}"
+                f"{len(fit.failures)} Prophet fits failed, the first on '{target}' of series '{series}': {reason}"
             )
         summary = FitSummary(kind="prophet", candidate_id=name, fit_s=fit.fit_s)
         return fit.forecaster, summary

@@ -73,7 +73,7 @@ def test_without_stations_only_the_bytes_count(tmp_path: Path) -> None:
 def test_no_source_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.train"):
         make_plan(small_settings(()))
-    with pytest.raises(SourceNotFoundError, match="nothing.csv"):
+    with pytest.raises(SourceNotFoundError, match=r"nothing\.csv"):
         make_plan(small_settings(str(tmp_path / "nothing.csv")))
     train, _ = write_station(tmp_path, "a")
     with pytest.raises(DataError, match=r"also in data\.test"):

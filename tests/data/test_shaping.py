@@ -41,7 +41,7 @@ def test_a_station_becomes_two_files_with_lineage(tmp_path: Path) -> None:
         assert part.sha256 == hashlib.sha256(content).hexdigest()
         table = pq.read_table(tmp_path / "out" / part.path)
         assert table.num_rows == rows
-        assert table.column_names == ["time", "observed.down", "target.down", *record.transform.feature_names]
+        assert table.column_names == ["time", "raw.down", "raw.up", *record.transform.feature_names]
         assert [str(table.schema.field(name).type) for name in table.column_names[:4]] == [
             "timestamp[ns]",
             "double",
@@ -63,8 +63,8 @@ def test_missing_values_stay_missing_where_forecasts_are_scored(tmp_path: Path) 
     record = shape(small_settings(str(tmp_path / "site.csv")), tmp_path / "out").record
     assert record is not None and (record.train.rows, record.test.rows) == (32, 8)
     table = pq.read_table(tmp_path / "out" / "test" / "site.parquet")
-    assert table.column("observed.down").null_count == 1 and table.column("observed.down")[2].as_py() is None
-    assert table.column("target.down").null_count == 0
+    assert table.column("raw.down").null_count == 1 and table.column("raw.down")[2].as_py() is None
+    assert all(table.column(name).null_count == 0 for name in record.transform.feature_names)
 
 
 def test_the_transform_never_sees_the_test_rows(tmp_path: Path) -> None:

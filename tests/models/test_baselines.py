@@ -140,7 +140,7 @@ def test_a_strong_penalty_leads_to_persistence_plus_drift():
 
 def test_ridge_refuses_an_unknown_station_and_other_features():
     ridge, frame = fitted_ridge()
-    with pytest.raises(DataError, match="'b' is unknown.*fitted on a"):
+    with pytest.raises(DataError, match=r"'b' is unknown.*fitted on a"):
         ridge.predict(_named(frame, "b"), at(10))
     with pytest.raises(DataError, match="1 feature columns"):
         ridge.predict(plain_frame(np.arange(20.0)), at(10))

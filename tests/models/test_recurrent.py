@@ -132,13 +132,13 @@ def test_a_broken_state_is_refused():
         RECURRENT["gru"].from_state({"scalers": {}}, arrays)
     with pytest.raises(BundleError, match="lstm"):
         RECURRENT["lstm"].from_state(meta, arrays)
-    with pytest.raises(BundleError, match="head.bias"):
+    with pytest.raises(BundleError, match=r"head\.bias"):
         RECURRENT["gru"].from_state(meta, {name: a for name, a in arrays.items() if name != "head.bias"})
 
 
 def test_wrong_frames_are_refused_with_the_reason():
     model, frame = forecaster("gru"), frame_of()
-    with pytest.raises(DataError, match="'b' is unknown.*trained on a"):
+    with pytest.raises(DataError, match=r"'b' is unknown.*trained on a"):
         model.predict(dataclasses.replace(frame, series="b"), np.array([5]))
     with pytest.raises(DataError, match="1 feature columns"):
         model.predict(plain_frame(np.arange(10.0)), np.array([5]))

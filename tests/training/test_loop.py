@@ -129,7 +129,7 @@ def test_a_checkpoint_of_other_settings_is_refused():
     with pytest.raises(TrainingError, match=r"batch_size=16.*now say 8"):
         train(net, examples, dataclasses.replace(spec, batch_size=8), resume=state)
     lstm, _, _ = setup("lstm")
-    with pytest.raises(TrainingError, match="cell=gru.*now say lstm"):
+    with pytest.raises(TrainingError, match=r"cell=gru.*now say lstm"):
         train(lstm, examples, spec, resume=state)
 
 
@@ -200,7 +200,7 @@ def test_early_stopping_waits_for_its_patience():
 
 def test_a_loss_that_is_not_finite_is_an_error():
     net, examples, spec = setup(learning_rate=1e30, schedule="constant", epochs=5)
-    with pytest.raises(TrainingError, match="not finite.*learning_rate"):
+    with pytest.raises(TrainingError, match=r"not finite.*learning_rate"):
         train(net, examples, spec)
 
 
