@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -31,15 +33,36 @@ Force = Annotated[bool, typer.Option("--force", help="Redo what is already done.
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 RunId = Annotated[str | None, typer.Option("--run", help="Which run; default: the latest.")]
 
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes after Ctrl-C and SIGTERM."""
+
 
 def main() -> None:
-    """Entry point: deliberate errors become one sentence on stderr and their own exit code."""
+    """Entry point: deliberate errors become one sentence on stderr and their own exit code.
+
+    Ctrl-C ends with 130 and SIGTERM with 143, as shells expect, after runs and processes have been ended.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except FltsError as error:
         log.event("refused", level=log.ERROR, error=type(error).__name__, exit_code=error.exit_code)
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        _complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code in INTERRUPTED:
+            _complain("interrupted: the same command goes on from what is done")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # so that everything open is closed on the way out
+
+
+def _complain(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(sentence, style="red", markup=False)
 
 
 def _version(wanted: bool) -> None:
@@ -190,7 +213,7 @@ def rollback(
 @app.command("sample-data")
 def sample_data(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("sample_data"),
-    days: Annotated[float, typer.Option(min=2, help="Days of reports, train and test together.")] = 8,
+    days: Annotated[float, typer.Option(min=2, help="Days of reports, train and test together.")] = 14,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
     as_json: AsJson = False,
 ) -> None:

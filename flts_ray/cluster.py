@@ -6,8 +6,12 @@ import json
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -62,17 +66,18 @@ class Cluster:
             return
         logging.getLogger("ray").setLevel(logging.WARNING)
         quiet = {"logging_level": logging.WARNING, "log_to_driver": False, "configure_logging": True}
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=self._settings.num_cpus,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-        self._started = True
+        with _own_sigterm():
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=self._settings.num_cpus,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    **quiet,
+                )
+            self._started = True
         self.start_s = time.perf_counter() - started
         event("ray_started", address=address or "local", cpus=self.cpus(), seconds=round(self.start_s, 2))
 
@@ -102,6 +107,17 @@ class Cluster:
                 f"{len(nodes)} node(s) with {self.cpus():g} CPUs has room for {places}: lower training.workers or "
                 "training.cpus_per_worker, or add nodes"
             )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the program's answer to SIGTERM: Ray puts its own in place, which prints a C++ trace."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _prepare_environment(*, local: bool) -> None:

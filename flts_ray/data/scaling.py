@@ -43,7 +43,8 @@ class ColumnScaler(Section):
             offset += settings.log_offset_fraction * float(values.mean()) or 1.0
         shifted = np.log(values + offset) if kind == "log" else values + offset
         center, scale = _center_and_scale(shifted, kind)
-        constant = scale <= 1e-12 * abs(center)  # rounding leaves a trace of spread in a constant column
+        # Rounding leaves a trace of spread in a constant column, and nothing can be divided by a subnormal number.
+        constant = scale <= max(1e-12 * abs(center), 1e-150)
         return cls(kind=kind, offset=offset, center=center, scale=1.0 if constant else scale)
 
     def forward(self, x: FloatArray) -> FloatArray:

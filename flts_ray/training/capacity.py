@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,7 +24,9 @@ def run_jobs(jobs: Sequence[Job[T]], cpus: float) -> dict[str, T | Exception]:
     """Run every job; no two ever wait for each other's CPUs.
 
     A job starts, in the order given, as soon as its CPUs are free; a later, smaller one may overtake. A job
-    that needs more than there are runs alone. What a job raises is its result.
+    that needs more than there are runs alone. What a job raises is its result. An interruption of the caller
+    (KeyboardInterrupt, SystemExit) is raised at once: jobs that run are left to themselves, on daemon threads, so
+    the caller must take away what they work with.
 
     Args:
         jobs: With distinct names.
@@ -34,32 +36,27 @@ def run_jobs(jobs: Sequence[Job[T]], cpus: float) -> dict[str, T | Exception]:
         Per name, what the job returned or the exception it raised.
     """
     waiting = list(jobs)
-    running: dict[Future[T], Job[T]] = {}
+    running: dict[str, Job[T]] = {}
     results: dict[str, T | Exception] = {}
-    stop = threading.Event()
+    done: queue.SimpleQueue[tuple[str, T | BaseException]] = queue.SimpleQueue()
 
-    def guarded(job: Job[T]) -> T:
-        if stop.is_set():
-            raise RuntimeError(f"{job.name} was not started because the run was interrupted")
-        return job.run()
-
-    with ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="fit") as pool:
+    def work(job: Job[T]) -> None:
         try:
-            while waiting or running:
-                free = cpus - sum(job.cpus for job in running.values())
-                for job in list(waiting):
-                    if job.cpus <= free or not running:
-                        waiting.remove(job)
-                        running[pool.submit(guarded, job)] = job
-                        free -= job.cpus
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    job = running.pop(future)
-                    error = future.exception()
-                    if error is not None and not isinstance(error, Exception):
-                        raise error
-                    results[job.name] = error if error is not None else future.result()
-        except BaseException:
-            stop.set()
-            raise
+            done.put((job.name, job.run()))
+        except BaseException as error:  # noqa: BLE001 (handed to the caller, who raises or returns it)
+            done.put((job.name, error))
+
+    while waiting or running:
+        free = cpus - sum(job.cpus for job in running.values())
+        for job in list(waiting):
+            if job.cpus <= free or not running:
+                waiting.remove(job)
+                running[job.name] = job
+                free -= job.cpus
+                threading.Thread(target=work, args=(job,), name=f"fit-{job.name}", daemon=True).start()
+        name, result = done.get()
+        del running[name]
+        if isinstance(result, BaseException) and not isinstance(result, Exception):
+            raise result
+        results[name] = result
     return {job.name: results[job.name] for job in jobs}
