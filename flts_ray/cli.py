@@ -78,6 +78,7 @@ def root(
     ] = False,
 ) -> None:
     """Forecasts of base-station load with Ray."""
+    log.configure()
 
 
 @app.command()

@@ -172,7 +172,9 @@ class TrainingSettings(Section):
     batch_size: int = Field(128, ge=1, description="Windows in a step, over all workers.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
     schedule: Literal["onecycle", "constant"] = Field("onecycle", description="Learning-rate schedule.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    weight_decay: float = Field(
+        0.5, ge=0, description="Decoupled weight decay; each step shrinks weights by it times the rate."
+    )
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of a gradient.")
     early_stopping: bool = Field(True, description="Stop when the validation loss no longer falls.")
     patience: int = Field(10, ge=1, description="Epochs without improvement before stopping.")

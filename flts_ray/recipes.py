@@ -26,6 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "training.batch_size": 64,
         "training.learning_rate": 1e-4,
         "training.schedule": "constant",
+        "training.weight_decay": 0.0,
         "training.clip_norm": 1.0,
         "prophet.growth": "linear",
     },

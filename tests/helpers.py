@@ -57,9 +57,7 @@ def write_stations(folder: Path, names: tuple[str, ...], *, train: int = 600, te
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This environment without anything that configures the program."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in LEGACY_NAMES
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in LEGACY_NAMES}
     return {**kept, "OMP_NUM_THREADS": "1", **(extra or {})}
 
 

@@ -118,7 +118,13 @@ def test_config_hash_follows_what_shapes_the_data_and_nothing_else() -> None:
         return load_settings(assignments=assignments, environ={}).settings.config_hash()
 
     assert hash_with() == base
-    for shaping in ("sampling.seed=1", "sampling.train_rows=5", "hash_salt=x", "scaling.scaler=minmax", "features.lags=2"):
+    for shaping in (
+        "sampling.seed=1",
+        "sampling.train_rows=5",
+        "hash_salt=x",
+        "scaling.scaler=minmax",
+        "features.lags=2",
+    ):
         assert hash_with(shaping) != base, shaping
     for other in ("data.train=a.csv", "training.epochs=2", "seed=1", "run.home=elsewhere", "storage.root=s3://b/p"):
         assert hash_with(other) == base, other

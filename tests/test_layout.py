@@ -77,7 +77,13 @@ def test_ray_is_touched_from_four_modules_only() -> None:
 def test_models_and_evaluation_need_no_orchestration() -> None:
     """What forecasts and what scores runs and is tested without a cluster or a tracker."""
     pure = [n for n in MODULES if n.startswith(("flts_ray.models.", "flts_ray.evaluation."))]
-    outside = ("flts_ray.cluster", "flts_ray.pipeline", "flts_ray.cli", "flts_ray.tracking", "flts_ray.training.trainer")
+    outside = (
+        "flts_ray.cluster",
+        "flts_ray.pipeline",
+        "flts_ray.cli",
+        "flts_ray.tracking",
+        "flts_ray.training.trainer",
+    )
     assert [(n, i) for n in pure for i in imports_of(n) if i.startswith(outside)] == []
 
 

@@ -57,13 +57,12 @@ class Cleaner(Section):
         )
 
     def apply(self, values: FloatArray) -> FloatArray:
-        """Fill and clip: ``(n, columns)`` without NaN, a fresh array. Causal."""
-        missing = np.isnan(values)
-        if missing.any():
-            out = _forward_fill(values, missing) if self.method == "ffill" else values
-            out = np.where(np.isnan(out), np.asarray(self.fill), out)
-        else:
-            out = values.copy()
+        """Fill and clip: ``(n, columns)`` without NaN, a fresh array in the memory order of ``values``. Causal."""
+        out, missing = values.copy(order="K"), np.isnan(values)
+        if self.method == "ffill" and missing.any():
+            out = _forward_fill(values, missing)
+            missing = np.isnan(out)
+        np.copyto(out, np.asarray(self.fill), where=missing)
         if self.low:
             np.clip(out, np.asarray(self.low), np.asarray(self.high), out=out)
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.signal import lfilter
 
@@ -25,18 +27,30 @@ def calendar_names(kind: str) -> tuple[str, ...]:
 
 def calendar(time: TimeArray, kind: str) -> FloatArray:
     """Calendar columns: ``(n, len(calendar_names(kind)))``."""
-    day = time.astype("datetime64[D]")
-    second_of_day = (time - day).astype("timedelta64[s]").astype(np.float64)
-    weekday = (day.astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    if len(time) == 0:
+        return np.zeros((0, len(calendar_names(kind))))
+    day, second = np.divmod(time.astype("datetime64[s]").astype(np.int64), round(DAY_S))
+    weekday = (day + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     if kind == "cyclic":
-        day_of_year = (day - day.astype("datetime64[Y]")).astype(np.int64) + 1
-        phases = (np.floor(second_of_day / 60) / 1440, weekday / 7, day_of_year / 365.25)
-        return np.column_stack([wave(2 * np.pi * phase) for phase in phases for wave in (np.sin, np.cos)])
+        out = np.empty((6, len(time)))  # few different values: their waves are computed once and looked up
+        for i, (place, period) in enumerate(((second // 60, 1440), (weekday, 7), (_day_of_year(day), 365.25))):
+            angle = 2 * np.pi * (np.arange(math.ceil(period) + 1) / period)
+            np.take(np.sin(angle), place, out=out[2 * i])
+            np.take(np.cos(angle), place, out=out[2 * i + 1])
+        return out.T
     if kind == "harmonics":
-        angle = 2 * np.pi * second_of_day / DAY_S
+        angle = 2 * np.pi * second / DAY_S
         waves = [np.sin(angle), np.cos(angle), np.sin(2 * angle), np.cos(2 * angle)]
-        return np.column_stack([*waves, (weekday >= 5).astype(np.float64)])
+        return np.stack([*waves, (weekday >= 5).astype(np.float64)]).T
     return np.zeros((len(time), 0))
+
+
+def _day_of_year(day: IntArray) -> IntArray:
+    """From days since 1970 to 1..366, by a table of the days that occur."""
+    first = day.min()
+    table = np.arange(first, day.max() + 1).astype("datetime64[D]")
+    numbers = (table - table.astype("datetime64[Y]")).astype(np.int64) + 1
+    return np.asarray(numbers[day - first])
 
 
 def derived_names(columns: tuple[str, ...], targets: tuple[str, ...], settings: FeatureSettings) -> tuple[str, ...]:
@@ -75,7 +89,7 @@ def derived(
             parts += _yesterday(x, max(1, round(DAY_S / step_s)))
     for lag in range(settings.lag_step, settings.lag_step * settings.lags + 1, settings.lag_step):
         parts += list(z[np.maximum(np.arange(len(z)) - lag, 0)].T)
-    return np.column_stack(parts) if parts else np.zeros((len(z), 0))
+    return np.stack(parts).T if parts else np.zeros((len(z), 0))
 
 
 def grid_positions(time: TimeArray, step_s: float) -> IntArray:

@@ -107,28 +107,31 @@ class Transform(Section):
         """
         values = self._in_order(raw)
         clean = self.cleaner.apply(values)
-        z = np.column_stack([s.forward(column) for s, column in zip(self.scalers, clean.T, strict=True)])
-        waves = feature_columns.calendar(raw.time, self.features.calendar)
-        if self.calendar_scalers:
-            waves = np.column_stack([s.forward(w) for s, w in zip(self.calendar_scalers, waves.T, strict=True)])
-        features = np.concatenate([z, waves, self._derived(z, raw)], axis=1, dtype=np.float32)
-        return self._frame(raw, values, clean, features, train_rows)
+        targets = clean[:, self._picked]
+        z = _scale_in_place(clean, self.scalers)
+        waves = _scale_in_place(feature_columns.calendar(raw.time, self.features.calendar), self.calendar_scalers)
+        features = np.concatenate([z.T, waves.T, self._derived(z, raw).T], dtype=np.float32).T
+        return self._frame(raw, values, targets, features, train_rows)
 
     def frame(self, raw: RawFrame, features: Float32Array, train_rows: int) -> SeriesFrame:
         """What :meth:`apply` gives, from features that it gave before: for rows read back from storage."""
         values = self._in_order(raw)
-        return self._frame(raw, values, self.cleaner.apply(values), features, train_rows)
+        targets = self.cleaner.apply(values)[:, self._picked]
+        return self._frame(raw, values, targets, features, train_rows)
+
+    @property
+    def _picked(self) -> list[int]:
+        return [self.columns.index(name) for name in self.targets]
 
     def _frame(
-        self, raw: RawFrame, values: FloatArray, clean: FloatArray, features: Float32Array, train_rows: int
+        self, raw: RawFrame, values: FloatArray, targets: FloatArray, features: Float32Array, train_rows: int
     ) -> SeriesFrame:
-        picked = [self.columns.index(name) for name in self.targets]
         return SeriesFrame(
             series=raw.series,
             time=raw.time,
             features=features,
-            targets=clean[:, picked],
-            observed=values[:, picked],
+            targets=targets,
+            observed=values[:, self._picked],
             segment=segment_ids(raw.time, self.step_s),
             train_rows=train_rows,
         )
@@ -136,10 +139,10 @@ class Transform(Section):
     def _derived(self, z: FloatArray, raw: RawFrame) -> FloatArray:
         # Row distances must be distances in time: gaps are filled with the last value seen, then left out again.
         position = feature_columns.grid_positions(raw.time, self.step_s)
-        if len(position) and position[-1] != len(position) - 1:
-            rows = np.searchsorted(position, np.arange(position[-1] + 1), side="right") - 1
-            z = z[rows]
-        columns = feature_columns.derived(z, self.columns, self.targets, self.features, self.step_s)
+        if len(position) == 0 or position[-1] == len(position) - 1:
+            return feature_columns.derived(z, self.columns, self.targets, self.features, self.step_s)
+        rows = np.searchsorted(position, np.arange(position[-1] + 1), side="right") - 1
+        columns = feature_columns.derived(z[rows], self.columns, self.targets, self.features, self.step_s)
         return columns[position]
 
     def _in_order(self, raw: RawFrame) -> FloatArray:
@@ -151,3 +154,9 @@ class Transform(Section):
                 f"series '{raw.series}' lacks the column '{missing[0]}': send all of {', '.join(self.columns)}"
             )
         return raw.values[:, [raw.columns.index(name) for name in self.columns]]
+
+
+def _scale_in_place(values: FloatArray, scalers: tuple[ColumnScaler, ...]) -> FloatArray:
+    for i, scaler in enumerate(scalers):
+        values[:, i] = scaler.forward(values[:, i])
+    return values

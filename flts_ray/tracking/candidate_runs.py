@@ -17,6 +17,7 @@ EPOCH_METRICS = (
     "val_rmse_scaled",
     "val_rmse_bits",
     "val_mae_bits",
+    "val_composite",
     "lr",
     "windows_per_s",
     "rss_mb",

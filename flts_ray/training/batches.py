@@ -18,8 +18,8 @@ class Batches:
     def __init__(self, examples: Examples, target: TargetMode, device: torch.device) -> None:
         """Place the rows on ``device``."""
         self.lookback, self.horizon, self.target = examples.lookback, examples.horizon, target
-        self.features = torch.from_numpy(examples.features).to(device)
-        self.scaled = torch.from_numpy(examples.scaled).to(device)
+        self.features = torch.from_numpy(examples.features).to(device).contiguous()  # row by row, as windows are
+        self.scaled = torch.from_numpy(examples.scaled).to(device).contiguous()
         self._histories = _windows(self.features, self.lookback)
         self._futures = _windows(self.scaled, self.horizon)
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from flts_ray.errors import TrainingError
+from flts_ray.evaluation.metrics import composite
 from flts_ray.models.recurrent import PREDICT_WINDOWS, RecurrentNet
 from flts_ray.telemetry.memory import rss_mb
 from flts_ray.training.batches import Batches
@@ -110,8 +111,8 @@ class _Run:
 
     @property
     def best_epoch(self) -> int:
-        """Epoch of the lowest validation loss so far, the first one if several tie."""
-        return min(self.history, key=lambda m: m.val_loss_scaled).epoch
+        """Epoch of the lowest validation composite so far, the first one if several tie."""
+        return min(self.history, key=lambda m: m.val_composite).epoch
 
     @property
     def finished(self) -> bool:
@@ -136,7 +137,7 @@ class _Run:
         self.comm.sum_(loss_sum)
         train_loss = loss_sum.item() / len(order)
         train_s = time.perf_counter() - started
-        val_loss, rmse_scaled, rmse, mae = self._validate()
+        val_loss, rmse, mae, rmse_scaled, mae_scaled = self._validate()
         if not all(map(math.isfinite, (train_loss, val_loss, rmse))):
             raise TrainingError(
                 f"the loss of {self.shape['cell']} is not finite in epoch {number} (train {train_loss}, validation "
@@ -150,6 +151,7 @@ class _Run:
             val_rmse_scaled=rmse_scaled,
             val_rmse_bits=rmse,
             val_mae_bits=mae,
+            val_composite=composite(rmse_scaled, mae_scaled, rmse_scaled**2),
             lr=lr,
             windows=len(order),
             seconds=time.perf_counter() - started,
@@ -193,12 +195,12 @@ class _Run:
             loss = functional.l1_loss(output, wanted, reduction="sum")
         return loss / (self.examples.horizon * wanted.shape[-1])
 
-    def _validate(self) -> tuple[float, float, float, float]:
-        """Loss, scaled RMSE, RMSE and MAE in physical units, over the validation windows of all ranks."""
+    def _validate(self) -> tuple[float, float, float, float, float]:
+        """Loss, RMSE and MAE in physical, RMSE and MAE in scaled units, over the validation windows of all ranks."""
         self.net.eval()
         origins = self.examples.validation_origins
         own = origins[shard(len(origins), self.comm.rank, self.comm.world_size)]
-        sums = np.zeros(4)
+        sums = np.zeros(5)
         with torch.inference_mode():
             for start in range(0, len(own), PREDICT_WINDOWS):
                 part = own[start : start + PREDICT_WINDOWS]
@@ -207,12 +209,12 @@ class _Run:
                 levels = self.batches.levels(output, at).double().cpu().numpy()
                 errors, scaled = self.examples.validation_errors(levels, part)
                 loss = self._loss_sum(output, self.batches.outputs(at)).item() * errors[0].size
-                sums += (loss, np.square(scaled).sum(), np.square(errors).sum(), np.abs(errors).sum())
+                sums += [loss, *(f(e).sum() for e in (errors, scaled) for f in (np.square, np.abs))]
         total = torch.from_numpy(sums).to(self.device)
         self.comm.sum_(total)
         count = len(origins) * self.examples.horizon * self.examples.targets.shape[1]
-        loss, scaled_square, square, absolute = (total.cpu().numpy() / count).tolist()
-        return loss, math.sqrt(scaled_square), math.sqrt(square), absolute
+        loss, square, mae, scaled_square, scaled_mae = (total.cpu().numpy() / count).tolist()
+        return loss, math.sqrt(square), mae, math.sqrt(scaled_square), scaled_mae
 
     def capture(self) -> LoopState:
         """A checkpoint of the last finished epoch."""

@@ -63,6 +63,8 @@ class EpochMetrics:
         val_rmse_scaled: Root mean squared error on the tail in the leaderboard's scaled units.
         val_rmse_bits: The same in the target's physical unit.
         val_mae_bits: Mean absolute error on the tail in the target's physical unit.
+        val_composite: 0.5 RMSE + 0.3 MAE + 0.2 MSE on the tail, in scaled units: what the leaderboard ranks by, and
+            what decides which epoch's weights are kept.
         lr: Learning rate of the epoch's last step.
         windows: Training windows seen in this epoch.
         seconds: Wall clock of the epoch, validation included.
@@ -76,6 +78,7 @@ class EpochMetrics:
     val_rmse_scaled: float
     val_rmse_bits: float
     val_mae_bits: float
+    val_composite: float
     lr: float
     windows: int
     seconds: float
@@ -167,7 +170,7 @@ class FitResult:
 
     Attributes:
         history: One entry an epoch.
-        best_epoch: Epoch (from 1) whose weights were kept: the lowest validation loss.
+        best_epoch: Epoch (from 1) whose weights were kept: the lowest ``val_composite``.
         stopped_early: Whether patience ran out before the epochs did.
         train_windows: Training windows of one epoch.
         validation_windows: Windows of the validation tail.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,11 @@ def test_batches_are_the_rows_themselves(target):
         np.testing.assert_array_equal(outputs[i], examples.scaled[origin + 1 : origin + 3] - now)
     levels = examples.scaled[origins.numpy()[:, None] + [1, 2]]
     np.testing.assert_allclose(batches.levels(outputs, origins), levels, rtol=1e-5)
+
+
+def test_windows_do_not_depend_on_memory_order():
+    examples = examples_of(40)
+    columns_first = dataclasses.replace(examples, features=np.asfortranarray(examples.features))
+    origins = torch.from_numpy(examples.train_origins)
+    one, two = (Batches(e, "delta", torch.device("cpu")).inputs(origins) for e in (examples, columns_first))
+    assert torch.equal(one, two)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from flts_ray.config import Settings
 from flts_ray.errors import TrainingError
 from flts_ray.models.recurrent import RecurrentNet, RecurrentShape
+from flts_ray.training.communicator import TorchCommunicator
 from flts_ray.training.examples import Examples, build_examples
 from flts_ray.training.fit import fit_recurrent
 from flts_ray.training.loop import epoch_order, shard, train
@@ -42,7 +43,7 @@ def setup(
 def numbers(result: FitResult) -> list[tuple[float, ...]]:
     """What must repeat; wall clock and memory need not."""
     return [
-        (m.epoch, m.train_loss_scaled, m.val_loss_scaled, m.val_rmse_scaled, m.val_rmse_bits, m.val_mae_bits, m.lr)
+        (m.epoch, m.train_loss_scaled, m.val_loss_scaled, m.val_rmse_scaled, m.val_mae_bits, m.val_composite, m.lr)
         for m in result.history
     ]
 
@@ -148,9 +149,10 @@ class Rank:
 
 def train_on(world_size: int, **training: object) -> list[tuple[FitResult, RecurrentNet]]:
     barrier, board = threading.Barrier(world_size), {}
+    parts = [setup(**training) for _ in range(world_size)]  # before the threads: seeding is the process's
 
     def worker(rank: int) -> tuple[FitResult, RecurrentNet]:
-        net, examples, spec = setup(**training)
+        net, examples, spec = parts[rank]
         return train(net, examples, spec, comm=Rank(rank, world_size, barrier, board)), net
 
     with ThreadPoolExecutor(world_size) as pool:
@@ -171,6 +173,20 @@ def test_two_workers_train_like_one(batch_size):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
+def test_the_process_group_of_torch_is_a_communicator(tmp_path):
+    distributed = torch.distributed
+    distributed.init_process_group(
+        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        comm = TorchCommunicator()
+        values = torch.arange(3.0)
+        comm.sum_(values)
+    finally:
+        distributed.destroy_process_group()
+    assert (comm.rank, comm.world_size, values.tolist()) == (0, 1, [0.0, 1.0, 2.0])
+
+
 def test_the_result_counts_windows_and_workers():
     result, _ = train_on(3)[1]
     assert (result.workers, result.train_windows, result.validation_windows) == (3, 85, 29)
@@ -178,24 +194,32 @@ def test_the_result_counts_windows_and_workers():
 
 
 def test_the_best_weights_are_restored():
-    """A large constant rate makes later epochs worse; the network must be the one of the best epoch."""
+    """The network is spoilt after epoch 2 and the rate is next to nothing: epochs 3 and 4 cannot be the best."""
     states: dict[int, LoopState] = {}
-    net, examples, spec = setup(epochs=6, schedule="constant", learning_rate=0.3)
-    result = train(net, examples, spec, on_epoch=lambda m, capture: states.update({m.epoch: capture()}))
-    losses = [m.val_loss_scaled for m in result.history]
-    assert losses[-1] > min(losses)
-    assert result.best_epoch == 1 + int(np.argmin(losses))
+    net, examples, spec = setup(epochs=4, schedule="constant", learning_rate=1e-9, weight_decay=0.0)
+
+    def spoil(metrics: EpochMetrics, capture: Callable[[], LoopState]) -> None:
+        states[metrics.epoch] = capture()
+        if metrics.epoch == 2:
+            with torch.no_grad():
+                net.head.bias += 5.0
+
+    result = train(net, examples, spec, on_epoch=spoil)
+    composites = [m.val_composite for m in result.history]
+    assert max(composites[:2]) < min(composites[2:])
+    assert result.best_epoch == 1 + int(np.argmin(composites))
     best = states[result.best_epoch].part("weights")
     assert all(torch.equal(value, best[name]) for name, value in net.state_dict().items())
 
 
 def test_early_stopping_waits_for_its_patience():
-    net, examples, spec = setup(epochs=40, schedule="constant", learning_rate=0.3, patience=3)
+    """With a rate of zero, as good as, no epoch is better than the first."""
+    still = {"schedule": "constant", "learning_rate": 1e-30, "weight_decay": 0.0, "patience": 3}
+    net, examples, spec = setup(epochs=9, **still)
     result = train(net, examples, spec)
-    assert result.stopped_early
-    assert len(result.history) == result.best_epoch + 3
-    other, _, patient = setup(epochs=12, schedule="constant", learning_rate=0.3, patience=3, early_stopping=False)
-    assert len(train(other, examples, patient).history) == 12
+    assert (result.stopped_early, result.best_epoch, len(result.history)) == (True, 1, 4)
+    other, _, patient = setup(epochs=9, early_stopping=False, **still)
+    assert len(train(other, examples, patient).history) == 9
 
 
 def test_a_loss_that_is_not_finite_is_an_error():
@@ -214,7 +238,7 @@ def test_every_step_beats_once():
 @pytest.mark.parametrize("loss", ["huber", "mse", "mae"])
 def test_the_first_losses_are_the_definitions(loss):
     """With a rate of almost zero the losses of epoch one are those of the initial network."""
-    net, examples, spec = setup(learning_rate=1e-20)
+    net, examples, spec = setup(learning_rate=1e-20, weight_decay=0.0)
     spec = dataclasses.replace(spec, loss=loss, huber_delta=0.5)
     errors = []
     for origins in (examples.train_origins, examples.validation_origins):
@@ -242,6 +266,8 @@ def test_validation_metrics_are_in_bits_and_in_the_leaderboards_units():
     error = fitted.forecaster.predict(frame, origins)[:, 0, 0] - frame.targets[origins + 1, 0]
     np.testing.assert_allclose(best.val_rmse_bits, np.sqrt(np.mean(error**2)), rtol=1e-5)
     np.testing.assert_allclose(best.val_mae_bits, np.abs(error).mean(), rtol=1e-5)
+    rmse, mae = best.val_rmse_scaled, best.val_mae_bits / transform.target_range[0]
+    np.testing.assert_allclose(best.val_composite, 0.5 * rmse + 0.3 * mae + 0.2 * rmse**2, rtol=1e-6)
     np.testing.assert_allclose(best.val_rmse_scaled, best.val_rmse_bits / transform.target_range[0], rtol=1e-6)
     assert (fitted.forecaster.kind, fitted.result.validation_windows) == ("gru", 32)
 

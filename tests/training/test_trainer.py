@@ -68,6 +68,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Setup:
             "training": {"epochs": EPOCHS, "batch_size": 33, "cpus_per_worker": 0.5},
         }
     )
+    Cluster(settings.run).ensure()  # prepares the environment; Ray runs already
     store = Store(str(folder / "home"))
     claim = preprocess(settings, store, code_version="test").claim
     return Setup(store, load_dataset(store, claim.dataset_id), settings)
@@ -141,6 +142,15 @@ def test_two_workers_are_one_worker_at_the_same_global_batch(setup: Setup, plain
         np.testing.assert_allclose(weights(fitted)[name], values, rtol=1e-3, atol=1e-4)
 
 
+def assert_resumed(beats: list[Beat]) -> None:
+    """Resumed once, from the last checkpoint that Ray Train had taken note of before the death in epoch 3."""
+    stages = [(beat["stage"], beat["epoch"]) for beat in beats if "epoch" in beat]
+    (start,) = (i for i, (stage, _) in enumerate(stages) if stage == "resumed")
+    kept = stages[start][1]
+    assert kept in (1, 2)
+    assert stages[start + 1 :] == [("epoch", epoch) for epoch in range(kept + 1, EPOCHS + 1)]
+
+
 def dying_worker(config: dict[str, Any]) -> dict[str, Any]:
     """A worker whose process is killed in its third epoch, once for every file in ``deaths``."""
     own_epoch = trainer._Beats.epoch
@@ -177,8 +187,8 @@ def dies_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("dies_once")
 def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(setup: Setup, plain: FittedRecurrent) -> None:
     fitted, beats = setup.fit("replaced", max_failures=1)
-    assert [beat["epoch"] for beat in beats if beat["stage"] == "resumed"] == [2]
-    assert [beat["epoch"] for beat in beats if beat["stage"] == "epoch"] == [1, 2, 3, 4, 5]
+    assert_resumed(beats)
+    assert {beat["epoch"] for beat in beats if beat["stage"] == "epoch"} == {1, 2, 3, 4, 5}
     assert_same_bits(fitted, plain)
 
 
@@ -190,8 +200,8 @@ def test_a_run_that_was_cut_off_continues_under_its_name(
         setup.fit("cut-off", max_failures=0)
     monkeypatch.setattr(trainer, "_train_worker", WORKER)
     fitted, beats = setup.fit("cut-off", max_failures=0)
-    assert [beat["epoch"] for beat in beats if beat["stage"] == "resumed"] == [2]
-    assert [beat["epoch"] for beat in beats if beat["stage"] == "epoch"] == [3, 4, 5]
+    assert_resumed(beats)
+    assert 1 not in {beat["epoch"] for beat in beats if beat["stage"] == "epoch"}
     assert_same_bits(fitted, plain)
 
 
@@ -211,7 +221,9 @@ def test_a_request_that_can_never_fit_is_refused_in_a_sentence(setup: Setup) -> 
     with pytest.raises(ResourceError) as caught:
         cluster.check_fits(name="gru", workers=3, cpus_per_worker=1)
     sentence = str(caught.value)
-    assert sentence.startswith("gru asks for 3 workers of 1 CPU each, but this cluster of 1 node(s) with 2 CPUs has room")
+    assert sentence.startswith(
+        "gru asks for 3 workers of 1 CPU each, but this cluster of 1 node(s) with 2 CPUs has room"
+    )
     assert "lower training.workers" in sentence
     with pytest.raises(ResourceError, match="1 CPU and 1 GPU each"):
         cluster.check_fits(name="lstm", workers=1, cpus_per_worker=1, gpus_per_worker=1)

@@ -1,0 +1,147 @@
+"""Signs of life: events as JSON lines, heartbeats to every listener, memory that is real, bars that never crash."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flts_ray.telemetry import logging as log
+from flts_ray.telemetry.heartbeat import Beat, Pulse
+from flts_ray.telemetry.memory import rss_mb
+from flts_ray.telemetry.progress import ProgressBars
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What has been written to stderr since the last look."""
+    yield lambda: capsys.readouterr().err
+    for handler in log.LOGGER.handlers[:]:
+        log.LOGGER.removeHandler(handler)
+        handler.close()
+    log.LOGGER.propagate = True
+
+
+def parsed(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_an_event_is_one_json_line_with_its_fields(stderr: Callable[[], str]) -> None:
+    log.configure()
+    log.event("sampling_applied", before=10, after=5, path=Path("a/b"), station="Montjuïc")
+    (line,) = parsed(stderr())
+    assert line["event"] == "sampling_applied"
+    assert (line["level"], line["before"], line["after"]) == ("info", 10, 5)
+    assert (line["path"], line["station"]) == ("a/b", "Montjuïc")
+    assert str(line["ts"]).endswith("Z")
+
+
+def test_an_exception_stays_on_one_line(stderr: Callable[[], str]) -> None:
+    log.configure()
+    try:
+        raise ValueError("no\nsuch thing")
+    except ValueError:
+        log.LOGGER.exception("failed")
+    (line,) = parsed(stderr())
+    assert "ValueError" in str(line["traceback"])
+
+
+def test_quiet_keeps_errors_on_the_terminal_and_everything_in_the_file(
+    stderr: Callable[[], str], tmp_path: Path
+) -> None:
+    log.configure(quiet=True)
+    log.event("early")
+    log.add_file(tmp_path / "runs" / "events.jsonl")
+    log.event("late")
+    log.event("refused", level=logging.ERROR)
+    assert [line["event"] for line in parsed(stderr())] == ["refused"]
+    kept = parsed((tmp_path / "runs" / "events.jsonl").read_text(encoding="utf-8"))
+    assert [line["event"] for line in kept] == ["early", "late", "refused"]
+
+
+def test_configuring_again_does_not_double_the_lines(stderr: Callable[[], str]) -> None:
+    log.configure()
+    log.configure()
+    log.event("once")
+    assert len(parsed(stderr())) == 1
+
+
+def test_every_listener_gets_every_beat_one_at_a_time() -> None:
+    seen: list[Beat] = []
+    inside = threading.Lock()
+
+    def alone(beat: Beat) -> None:
+        assert inside.acquire(blocking=False), "two beats at once"
+        seen.append(beat)
+        inside.release()
+
+    pulse = Pulse([alone])
+    late: list[Beat] = []
+    pulse.listeners.append(late.append)
+    threads = [
+        threading.Thread(target=lambda k=k: [pulse.beat({"candidate": k, "stage": "training"}) for _ in range(200)])
+        for k in ("gru", "lstm", "prophet")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == len(late) == 600
+    assert set(pulse.last_beat_s) == {"gru", "lstm", "prophet"}
+
+
+def test_the_last_beat_is_remembered_by_candidate() -> None:
+    pulse = Pulse()
+    pulse.beat({"candidate": "gru", "stage": "loading"})
+    first = pulse.last_beat_s["gru"]
+    pulse.beat({"candidate": "lstm", "stage": "loading"})
+    assert pulse.last_beat_s["gru"] == first
+    pulse.beat({"candidate": "gru", "stage": "loaded"})
+    assert pulse.last_beat_s["gru"] >= first
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system only tells the peak")
+def test_memory_grows_by_what_is_allocated() -> None:
+    before = rss_mb()
+    block = np.ones(20_000_000, dtype=np.float64)
+    assert 140 < rss_mb() - before < 260
+    assert block[-1] == 1
+    assert before > 10
+
+
+EPOCH = {"stage": "epoch", "epoch": 2, "val_rmse_scaled": 0.0345, "windows_per_s": 51_234.0}
+BEATS: list[Beat] = [
+    {"candidate": "gru", "stage": "starting"},
+    {"candidate": "gru", "stage": "loading", "rss_mb": 100.0},
+    {"candidate": "gru", "stage": "training", "step": 3},
+    {"candidate": "gru", **EPOCH},
+    {"candidate": "prophet", "stage": "training", "done": 1, "failed": 0, "total": 4},
+    {"candidate": "prophet", "stage": "fitted", "fit_s": 1.5},
+]
+
+
+def test_bars_show_epochs_speed_and_counts_on_a_terminal() -> None:
+    stream = io.StringIO()
+    with ProgressBars(Console(file=stream, force_terminal=True, width=120), epochs=8) as bars:
+        for beat in BEATS:
+            bars.beat(beat)
+    shown = stream.getvalue()
+    for text in ("gru", "epoch 2/8", "0.03450", "51,234 windows/s", "prophet", "fitted in 1.5 s"):
+        assert text in shown
+
+
+def test_bars_draw_nothing_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    with ProgressBars(Console(file=stream), epochs=8) as bars:
+        for beat in BEATS:
+            bars.beat(beat)
+    assert stream.getvalue() == ""

@@ -1,0 +1,162 @@
+"""The alias moves when a saved candidate beats the champion on the same rows, and only then."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flts_ray.candidates import FittedCandidate
+from flts_ray.champion import identifier_of, promote
+from flts_ray.config import Settings
+from flts_ray.errors import TrackingError
+from flts_ray.evaluation.promotion import Verdict
+from flts_ray.evaluation.stage import evaluate
+from flts_ray.tracking.registry import ChampionRef, ModelRegistry
+from tests.stages import Bench, make_bench
+
+pytestmark = pytest.mark.unit
+
+
+@dataclass
+class Shelf:
+    """A registry in memory, over the folders of saved candidates."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    versions: list[ChampionRef] = field(default_factory=list)
+    promoted: list[str] = field(default_factory=list)
+    broken: bool = False
+
+    def register(self, run_id: str, candidate_id: str, *, tags: dict[str, str]) -> str:
+        version = str(len(self.versions) + 1)
+        all_tags = {"candidate_id": candidate_id, **tags}
+        self.versions.append(ChampionRef(name="flts-alpha", version=version, run_id=run_id, tags=all_tags))
+        return version
+
+    def promote(self, version: str) -> None:
+        self.promoted.append(version)
+
+    def champion(self) -> ChampionRef | None:
+        return self.versions[int(self.promoted[-1]) - 1] if self.promoted else None
+
+    def download(self, version: str, destination: Path) -> Path:
+        if self.broken:
+            raise TrackingError("the store did not answer")
+        folder = self.folders[self.versions[int(version) - 1].candidate_id]
+        return Path(shutil.copytree(folder, destination, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("champion"))
+
+
+@pytest.fixture(scope="module")
+def good(bench: Bench) -> FittedCandidate:
+    return bench.fit(settings=bench.with_settings(training={"epochs": 40}))
+
+
+@pytest.fixture(scope="module")
+def weak(bench: Bench) -> FittedCandidate:
+    return bench.fit()
+
+
+@pytest.fixture
+def shelf(good: FittedCandidate, weak: FittedCandidate) -> Shelf:
+    return Shelf({c.summary.candidate_id: c.folder for c in (good, weak)})
+
+
+def decide(bench: Bench, candidate: FittedCandidate, shelf: Shelf, **changes: Any) -> Verdict:
+    settings = bench.with_settings(**changes)
+    evaluated = evaluate(bench.dataset, {"gru": candidate}, {}, settings)
+    registry = cast(ModelRegistry, shelf)
+    return promote(
+        bench.dataset, evaluated, {"gru": candidate}, {}, settings, registry=registry, run_ids={"gru": "run"}
+    )
+
+
+def test_the_first_winner_is_registered_and_promoted(bench: Bench, weak: FittedCandidate, shelf: Shelf) -> None:
+    verdict = decide(bench, weak, shelf)
+    assert (verdict.state, verdict.champion) == ("promoted", "gru")
+    (version,) = shelf.versions
+    assert version.candidate_id == weak.summary.candidate_id
+    assert version.tags["dataset_id"] == bench.dataset.dataset_id
+    assert (version.tags["kind"], version.run_id, shelf.promoted) == ("gru", "run", ["1"])
+
+
+def test_the_champion_itself_again_is_kept_and_nothing_moves(bench: Bench, weak: FittedCandidate, shelf: Shelf) -> None:
+    decide(bench, weak, shelf)
+    verdict = decide(bench, weak, shelf)
+    assert (verdict.state, verdict.champion, verdict.exit_code) == ("kept", "gru", 0)
+    assert (len(shelf.versions), shelf.promoted) == (1, ["1"])
+
+
+def test_a_better_one_takes_over_and_a_weaker_one_does_not(
+    bench: Bench, good: FittedCandidate, weak: FittedCandidate, shelf: Shelf
+) -> None:
+    assert decide(bench, weak, shelf).state == "promoted"
+    assert decide(bench, good, shelf).state == "promoted"
+    assert shelf.promoted == ["1", "2"]
+    assert decide(bench, weak, shelf).state == "kept"
+    assert shelf.promoted == ["1", "2"]
+
+
+def test_the_incumbent_is_scored_as_if_it_were_a_candidate(
+    bench: Bench, good: FittedCandidate, weak: FittedCandidate, shelf: Shelf
+) -> None:
+    """Rescored from its bundle through its own transform, it gets to the last digit what it got on the leaderboard."""
+    decide(bench, good, shelf)
+    row = evaluate(bench.dataset, {"gru": good}, {}, bench.settings).leaderboard.overall("gru")
+    assert row is not None
+    verdict = decide(bench, weak, shelf)
+    assert f"against {row.composite:.6f} on the same rows" in verdict.reasons[-1]
+
+
+def test_a_champion_that_cannot_be_fetched_gives_way_with_the_reason(
+    bench: Bench, good: FittedCandidate, weak: FittedCandidate, shelf: Shelf
+) -> None:
+    decide(bench, good, shelf)
+    shelf.broken = True
+    verdict = decide(bench, weak, shelf)
+    assert verdict.state == "promoted"
+    assert "could not be scored on these rows: the store did not answer" in verdict.reasons[-1]
+
+
+def test_a_sampled_dataset_promotes_nothing(bench: Bench, weak: FittedCandidate, shelf: Shelf) -> None:
+    claim = bench.dataset.claim.model_copy(update={"sampled": True})
+    sampled = replace(bench, dataset=replace(bench.dataset, claim=claim))
+    verdict = decide(sampled, weak, shelf)
+    assert (verdict.state, verdict.champion, verdict.exit_code) == ("sampled", None, 31)
+    assert shelf.versions == []
+    assert decide(sampled, weak, shelf, promotion={"allow_sampled": True}).state == "promoted"
+
+
+def test_a_missing_candidate_promotes_nothing(bench: Bench, weak: FittedCandidate, shelf: Shelf) -> None:
+    verdict = decide(bench, weak, shelf, candidates=("gru", "lstm"))
+    assert (verdict.state, verdict.exit_code, shelf.versions) == ("missing_candidate", 32, [])
+
+
+def test_a_champion_of_another_horizon_or_station_cannot_be_compared(
+    bench: Bench, weak: FittedCandidate, shelf: Shelf, tmp_path: Path
+) -> None:
+    decide(bench, weak, shelf)
+    ahead = decide_with(make_bench(tmp_path / "ahead", windows={"lookback": 4, "horizon": 2}), shelf)
+    assert "it forecasts 1 steps of down, this run 2 of down" in " ".join(ahead.reasons)
+    elsewhere = decide_with(make_bench(tmp_path / "elsewhere", ("omega",)), shelf)
+    assert "it does not know series 'omega', only alpha" in " ".join(elsewhere.reasons)
+
+
+def decide_with(bench: Bench, shelf: Shelf) -> Verdict:
+    """The verdict on a good candidate of another dataset; the shelf stays as it is."""
+    own = Shelf(dict(shelf.folders), list(shelf.versions), list(shelf.promoted))
+    return decide(bench, bench.fit(settings=bench.with_settings(training={"epochs": 40})), own)
+
+
+def test_the_registered_name_is_the_one_set_else_the_station_else_stations(bench: Bench) -> None:
+    assert identifier_of(bench.dataset, bench.settings) == "alpha"
+    assert identifier_of(bench.dataset, Settings(identifier="north")) == "north"
+    both = replace(bench.dataset, frames=bench.dataset.frames * 2)
+    assert identifier_of(both, bench.settings) == "stations"

@@ -1,0 +1,76 @@
+"""Ray is started late, owned by whoever started it, and told nothing that the user told it otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flts_ray import cluster as module
+from flts_ray.cluster import Cluster, submission_id
+from flts_ray.config import RunSettings
+from tests.helpers import REPOSITORY, clean_environment
+
+
+@pytest.mark.unit
+def test_a_cluster_nobody_needs_is_never_started() -> None:
+    code = "import sys; from flts_ray.cluster import Cluster; from flts_ray.config import RunSettings\n"
+    code += "with Cluster(RunSettings()) as c: pass\nprint('ray' in sys.modules, c.start_s)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "0.0"]
+
+
+@pytest.mark.unit
+def test_what_the_user_set_for_ray_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*module.DRIVER_ENVIRONMENT, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "7")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    module._prepare_environment(local=True)
+    assert os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] == "7"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_TOKEN" not in os.environ, "their token is in a file of theirs"
+
+
+@pytest.mark.unit
+def test_the_submission_id_is_the_one_that_ray_job_submit_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert submission_id() is None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "raysubmit_7"}}))
+    assert submission_id() == "raysubmit_7"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}}))
+    assert submission_id() is None
+
+
+@pytest.mark.unit
+def test_sigterm_keeps_the_meaning_that_the_program_gave_it() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with module._own_sigterm():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_ray_that_runs_already_is_used_and_left_running() -> None:
+    import ray
+
+    with Cluster(RunSettings(num_cpus=1)) as cluster:
+        cluster.ensure()
+        cluster.ensure()
+        assert cluster.cpus() == 2
+        assert cluster.start_s == 0
+    assert ray.is_initialized()

@@ -1,0 +1,167 @@
+"""Each expected candidate ends up fitted or failed; what is known is not fitted again, and starts no Ray."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self, cast
+
+import pytest
+
+from flts_ray.candidates import FittedCandidate, candidate_id
+from flts_ray.cluster import Cluster
+from flts_ray.config import Settings
+from flts_ray.errors import ResourceError, TrainingError
+from flts_ray.models.bundle import WEIGHTS_FILE
+from flts_ray.telemetry.heartbeat import Beat, Pulse
+from flts_ray.training import prophet_tasks, trainer
+from flts_ray.training.fit import FittedRecurrent, fit_recurrent
+from flts_ray.training.stage import Trained, identity_of, train_candidates
+from tests.stages import Bench, make_bench
+
+pytestmark = pytest.mark.unit
+
+
+class NoRay:
+    """A cluster of two CPUs that only counts how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.ensured = 0
+
+    def ensure(self) -> None:
+        self.ensured += 1
+
+    def cpus(self) -> float:
+        return 2.0
+
+    def check_fits(self, *, name: str, workers: int, cpus_per_worker: float, gpus_per_worker: float = 0.0) -> None:
+        if workers * cpus_per_worker > 2:
+            raise ResourceError(f"{name} asks for too much")
+
+
+class Quiet:
+    """A relay that carries nothing."""
+
+    def __init__(self, on_beat: Any) -> None:
+        self.mailbox = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("training"), candidates=("gru", "lstm"), training={"epochs": 2})
+
+
+class Fits:
+    """Stands in for Ray Train with the plain loop; notes what it was asked for."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.run_names: list[str] = []
+        self.refuses: set[str] = set()
+
+    def __call__(self, cell: Any, *, run_name: str, settings: Settings, **_: Any) -> FittedRecurrent:
+        self.run_names.append(run_name)
+        if cell in self.refuses:
+            raise TrainingError(f"the loss of {cell} is not finite")
+        return fit_recurrent(cell, self.bench.dataset.frames, self.bench.dataset.transforms, settings)
+
+
+@pytest.fixture
+def fits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Fits:
+    found = Fits(bench)
+    monkeypatch.setattr(trainer, "fit_on_ray", found)
+    monkeypatch.setattr(trainer, "Relay", Quiet)
+    return found
+
+
+def train(bench: Bench, settings: Settings, cluster: NoRay, beats: list[Beat] | None = None) -> Trained:
+    return train_candidates(
+        bench.dataset,
+        settings,
+        cluster=cast(Cluster, cluster),
+        store=bench.store,
+        candidates=bench.candidates,
+        pulse=Pulse([] if beats is None else [beats.append]),
+    )
+
+
+def test_what_was_fitted_before_is_reused_and_needs_no_cluster(bench: Bench, fits: Fits) -> None:
+    settings, beats = bench.with_settings(seed=1), list[Beat]()
+    first = train(bench, settings, NoRay(), beats)
+    assert (list(first.fitted), first.failures) == (["gru", "lstm"], {})
+    assert [beat["stage"] for beat in beats if beat["candidate"] == "gru"] == ["starting", "fitted"]
+    names = [candidate_id(kind, bench.dataset.dataset_id, settings) for kind in ("gru", "lstm")]
+    assert sorted(fits.run_names) == sorted(names)
+    idle = NoRay()
+    again = train(bench, settings, idle)
+    assert idle.ensured == 0
+    assert len(fits.run_names) == 2
+    assert all(candidate.reused for candidate in again.fitted.values())
+    assert {k: c.summary for k, c in again.fitted.items()} == {k: c.summary for k, c in first.fitted.items()}
+
+
+def test_a_fit_is_saved_with_where_it_comes_from_and_how_it_went(bench: Bench, fits: Fits) -> None:
+    fitted: FittedCandidate = train(bench, bench.with_settings(seed=2, candidates=("gru",)), NoRay()).fitted["gru"]
+    manifest = fitted.bundle.manifest
+    assert manifest.identity == identity_of(bench.dataset.claim, fitted.summary.candidate_id)
+    assert manifest.identity.claim_digest == bench.dataset.claim.digest()
+    assert set(manifest.transforms) == {"alpha"}
+    assert [metrics["epoch"] for metrics in fitted.summary.history] == [1, 2]
+    facts = fitted.summary.facts
+    assert facts["train_windows"] + facts["validation_windows"] == 240 - 4
+    assert fitted.summary.fit_s > 0
+
+
+def test_one_that_fails_is_a_failure_with_its_reason_and_the_other_is_fitted(bench: Bench, fits: Fits) -> None:
+    fits.refuses = {"gru"}
+    trained = train(bench, bench.with_settings(seed=3), NoRay())
+    assert list(trained.fitted) == ["lstm"]
+    assert trained.failures == {"gru": "the loss of gru is not finite"}
+    fits.refuses = set()
+    healed = train(bench, bench.with_settings(seed=3), NoRay())
+    assert (list(healed.fitted), healed.failures) == (["gru", "lstm"], {})
+    assert [healed.fitted[kind].reused for kind in ("gru", "lstm")] == [False, True]
+
+
+def test_a_damaged_candidate_is_fitted_anew(bench: Bench, fits: Fits) -> None:
+    settings = bench.with_settings(seed=4, candidates=("gru",))
+    folder = train(bench, settings, NoRay()).fitted["gru"].folder
+    (folder / WEIGHTS_FILE).write_bytes(b"not weights")
+    again = train(bench, settings, NoRay())
+    assert not again.fitted["gru"].reused
+    assert len(fits.run_names) == 2
+
+
+def test_force_fits_anew_and_resumes_nothing(bench: Bench, fits: Fits) -> None:
+    settings = bench.with_settings(seed=5, candidates=("gru",))
+    name = train(bench, settings, NoRay()).fitted["gru"].summary.candidate_id
+    forced = train(bench, bench.with_settings(seed=5, candidates=("gru",), run={"force": True}), NoRay())
+    assert not forced.fitted["gru"].reused
+    assert forced.fitted["gru"].summary.candidate_id == name
+    assert fits.run_names[0] == name
+    assert fits.run_names[1] != name, "a forced fit must not go on from the checkpoints of the one before"
+
+
+def test_what_can_never_fit_is_refused_before_anything_is_trained(bench: Bench, fits: Fits) -> None:
+    with pytest.raises(ResourceError, match="gru asks for too much"):
+        train(bench, bench.with_settings(seed=6, training={"workers": 3}), NoRay())
+    assert fits.run_names == []
+
+
+def test_a_prophet_that_failed_on_one_series_has_no_result(
+    bench: Bench, fits: Fits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise TrainingError("none of 1 fits succeeded")
+
+    monkeypatch.setattr(prophet_tasks, "fit_prophet", fails)
+    trained = train(bench, bench.with_settings(seed=7, candidates=("prophet", "gru")), NoRay())
+    assert list(trained.fitted) == ["gru"]
+    assert trained.failures == {"prophet": "none of 1 fits succeeded"}
