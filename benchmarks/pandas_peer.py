@@ -25,10 +25,10 @@ def shape(path: Path, folder: Path, settings: Settings, encoding: Mapping[str, A
     cut = len(table) - max(1, round(settings.data.test_fraction * len(table)))
     train = raw.iloc[:cut]
     clean = raw.fillna(train.mean())
-    quartiles = train.quantile([0.25, 0.75])
-    low, high = quartiles.loc[0.25], quartiles.loc[0.75]
+    quartiles = train.quantile([0.25, 0.75]).T
+    low, high = quartiles[0.25], quartiles[0.75]
     margin = settings.cleaning.clip_factor * (high - low)
-    clean = clean.clip(lower=low - margin, axis=1).clip(upper=high + margin, axis=1)
+    clean = clean.clip(low - margin, high + margin, axis=1)
     fitted = clean.iloc[:cut]
     scaled = (clean - fitted.mean()) / fitted.std(ddof=0)
     features = pd.concat([scaled, _calendar(time)], axis=1).astype(np.float32)

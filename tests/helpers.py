@@ -46,12 +46,14 @@ def write_csv(path: Path, values: np.ndarray, *, first: int = 0, step_s: int = 6
     return path
 
 
-def write_stations(folder: Path, names: tuple[str, ...], *, train: int = 600, test: int = 200) -> tuple[str, str]:
-    """A folder of train files and one of test files, a pair a station."""
+def write_stations(
+    folder: Path, names: tuple[str, ...], *, train: int = 600, test: int = 200, gap: int = 0
+) -> tuple[str, str]:
+    """A folder of train files and one of test files, a pair a station, with a gap in steps between the two."""
     for i, name in enumerate(names):
         values = station_values(train + test, seed=i)
         write_csv(folder / "train" / f"{name}.csv", values[:train])
-        write_csv(folder / "test" / f"{name}.csv", values[train:], first=train)
+        write_csv(folder / "test" / f"{name}.csv", values[train:], first=train + gap)
     return str(folder / "train"), str(folder / "test")
 
 

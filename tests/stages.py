@@ -62,9 +62,9 @@ def in_this_process(function: Any, items: Sequence[Any], job: Any, outcome: Any)
     return (function(item, job) for item in items)
 
 
-def make_bench(folder: Path, stations: tuple[str, ...] = ("alpha",), **sections: Any) -> Bench:
+def make_bench(folder: Path, stations: tuple[str, ...] = ("alpha",), *, gap: int = 0, **sections: Any) -> Bench:
     """Preprocess small stations without Ray."""
-    train, test = write_stations(folder, stations, train=240, test=60)
+    train, test = write_stations(folder, stations, train=240, test=60, gap=gap)
     settings = Settings.model_validate(
         {
             "candidates": ("gru",),

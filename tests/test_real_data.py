@@ -16,6 +16,7 @@ from tests.helpers import Answer, flts
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 RMSE_BAR = {"PobleSec": 0.0348, "ElBorn": 0.0438}
+TEST_ROWS = {"PobleSec": 3_982, "ElBorn": 1_049}
 MAE_BAR = {"PobleSec": 0.0183, "ElBorn": 0.0220}
 
 
@@ -67,7 +68,7 @@ def test_the_default_recipe_promotes_a_model_within_the_accuracy_bars(station: s
     assert answer.code == 0, answer.err[-3000:]
     assert answer.document["verdict"]["state"] == "promoted"
     row = finished[station].champion
-    assert row["n"] == 3_982, "every test row is forecast"
+    assert row["n"] == TEST_ROWS[station], "every test row is forecast"
     assert row["rmse_scaled"] <= RMSE_BAR[station]
     assert row["mae_scaled"] <= MAE_BAR[station]
     ridge = next(r for r in answer.document["leaderboard"] if (r["series"], r["model"]) == (station, "ridge"))
@@ -109,6 +110,7 @@ def test_a_small_sample_goes_end_to_end_and_promotes_nothing(real_data: Path, tm
         sample = record[split]["sampling"]
         assert (record[split]["rows"], sample["kept_rows"], sample["source_rows"]) == (kept, kept, of)
         assert (sample["strategy"], sample["seed"]) == ("head", 45)
-    candidates = {row["model"] for row in document["leaderboard"] if row["role"] == "candidate" and row["n"] == 30}
-    assert candidates == {"gru", "lstm", "prophet"}
+    scored = {row["model"]: row["n"] for row in document["leaderboard"] if row["series"] == "PobleSec"}
+    models = ("gru", "lstm", "prophet", "persistence", "moving_average", "ridge")
+    assert {name: scored[name] for name in models} == dict.fromkeys(models, 20), "ten rows of history come first"
     assert flts("champion", "PobleSec", "--json", "--home", str(done.home), cwd=tmp_path).document["champion"] is None

@@ -57,7 +57,11 @@ def evaluate(
     """
     bundles, checks = _loaded(dataset, fitted)
     baselines = fit_baselines(dataset, settings)
-    notes = {name: unscorable(frames, model) for name, (model, frames) in baselines.items()}
+    needed = max((bundle.forecaster.lookback for bundle in bundles.values()), default=0)
+    notes = {  # a baseline that reads no more than the candidates takes rows from nobody
+        name: unscorable(frames, model) if model.lookback > needed else ""
+        for name, (model, frames) in baselines.items()
+    }
     able = [b.forecaster for b in bundles.values()] + [m for n, (m, _) in baselines.items() if not notes[n]]
     origins = {frame.series: common_origins(frame, able) for frame in dataset.frames}
     if not any(len(rows) for rows in origins.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_a_baseline_that_asks_for_more_history_than_there_is_does_not_shorten_th
     assert seasonal.note
     assert persistence.n == 4 * 60
     assert persistence.composite is not None
+
+
+def test_ridge_takes_part_wherever_the_candidates_do(tmp_path: Path) -> None:
+    """Also where the test rows do not follow the train rows at once, and the first ones have too little history."""
+    bench = make_bench(tmp_path, gap=5, windows={"lookback": 10})
+    board = evaluate(bench.dataset, {"gru": bench.fit()}, {}, bench.settings).leaderboard
+    rows = {name: board.overall(name) for name in ("gru", "ridge", "persistence")}
+    assert {name: (row.n, row.note) for name, row in rows.items() if row is not None} == dict.fromkeys(rows, (50, ""))
 
 
 def test_no_row_to_forecast_is_an_error_that_says_how_much_is_needed(tmp_path_factory: pytest.TempPathFactory) -> None:
