@@ -20,7 +20,7 @@ from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
 from flts_ray.data.dataset import Dataset
 from flts_ray.data.storage import Store
-from flts_ray.evaluation.backtest import backtest, common_origins, unscorable
+from flts_ray.evaluation.backtest import common_origins, unscorable
 from flts_ray.evaluation.leaderboard import Row as Scores
 from flts_ray.evaluation.metrics import diebold_mariano
 from flts_ray.evaluation.scoring import Entry
@@ -101,7 +101,9 @@ def _default(name: str, settings: Settings, dataset: Dataset) -> list[Row]:
         _row(name, best, f"p against {SAME_FEATURES}", 1.0 if against is None else against, "<", None),
     ]
     others = [other for other in scores if other != best]
-    return found + [_row(name, other, "RMSE, scaled", _of(scores, other, "rmse_scaled"), "<=", None) for other in others]
+    return found + [
+        _row(name, other, "RMSE, scaled", _of(scores, other, "rmse_scaled"), "<=", None) for other in others
+    ]
 
 
 def _classic(name: str, settings: Settings, dataset: Dataset) -> list[Row]:

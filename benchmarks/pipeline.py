@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,24 @@ def outside(wall_s: float, timings: dict[str, float]) -> float:
     return wall_s - timings.get("ray_start", 0.0) - timings["train"]
 
 
+def fitting(events: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds in which some candidate was on its way: from the start of its fit to the last heartbeat of training.
+
+    Narrower than the train stage: what follows a fit (end of the workers, intervals, saving) does not count.
+    """
+    spans: dict[str, list[float]] = {}
+    for event in events:
+        if event["event"] == "fit_started":
+            spans[event["candidate"]] = [_seconds(event["ts"])] * 2
+        elif event["event"] == "heartbeat" and event["stage"] in ("training", "epoch"):
+            spans[event["candidate"]][1] = _seconds(event["ts"])
+    total, reached = 0.0, 0.0
+    for start, end in sorted(spans.values()):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
 def run(*, quick: bool) -> list[Row]:
     """Run twice in one home."""
     with tempfile.TemporaryDirectory(prefix="flts-bench-") as scratch:
@@ -30,37 +50,44 @@ def run(*, quick: bool) -> list[Row]:
         extra = ["--set", "training.epochs=1"] if quick else []
         first_s, first = flts_run(source, home, extra)
         again_s, again = flts_run(source, home, extra)
-    share = outside(first_s, first["timings_s"]) / first_s
-    fits = {row["model"]: row["fit_s"] for row in first["leaderboard"] if row["role"] == "candidate"}
+        log = (home / "runs" / first["run_id"] / "events.jsonl").read_text(encoding="utf-8")
+    timings = first["timings_s"]
+    wide = outside(first_s, timings)
+    strict = first_s - timings["ray_start"] - fitting(map(json.loads, log.splitlines()))
+    detail = {"wall_s": first_s, "timings_s": timings, "verdict": first["verdict"]["state"]}
+    same: dict[str, Any] = {"benchmark": "pipeline", "unit": "s"}
+    run_name = f"flts run on {source.name}, fresh home"
     return [
         Row(
-            benchmark="pipeline",
-            case=f"flts run on {source.name}, fresh home: share outside fitting and Ray's start",
-            ours=outside(first_s, first["timings_s"]),
-            unit="s",
-            score=share,
+            case=f"{run_name}: outside the train stage and Ray's start (score: share)",
+            ours=wide,
+            score=wide / first_s,
             sense="<",
             bar=0.5,
-            detail={"wall_s": first_s, "timings_s": first["timings_s"], "fit_s": fits, "verdict": first["verdict"]},
+            detail=detail,
+            **same,
         ),
         Row(
-            benchmark="pipeline",
-            case="the same: from start to end",
-            ours=first_s,
-            unit="s",
-            score=first_s,
-            detail={"wall_s": first_s},
-        ),
-        Row(
-            benchmark="pipeline",
-            case="the same again, nothing left to fit",
-            ours=again_s,
-            unit="s",
-            score=again_s / first_s,
+            case="the same, only fits themselves taken out of the train stage (score: share)",
+            ours=strict,
+            score=strict / first_s,
             sense="<",
-            detail={"wall_s": again_s, "timings_s": again["timings_s"]},
+            bar=0.5,
+            **same,
+        ),
+        Row(case="the same, from start to end", ours=first_s, score=first_s, **same),
+        Row(
+            case="the same again, nothing left to fit (score: share of the first run)",
+            ours=again_s,
+            score=again_s / first_s,
+            detail={"timings_s": again["timings_s"]},
+            **same,
         ),
     ]
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def flts_run(source: Source, home: Path, extra: list[str]) -> tuple[float, dict[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 from benchmarks import pandas_peer, parity, preprocess, training, windows
 from benchmarks.__main__ import main, table_of
 from benchmarks.harness import Pairs, Row, alternate
-from benchmarks.pipeline import outside
+from benchmarks.pipeline import fitting, outside
 from benchmarks.sources import Source, station
 from flts_ray.config import RAW_COLUMNS, Settings
 from flts_ray.config_layers import load_settings
@@ -168,6 +168,21 @@ def test_a_bar_may_be_a_ceiling(sense: Any, score: float, passed: bool) -> None:
 def test_outside_is_what_neither_fits_nor_starts_ray() -> None:
     assert outside(30.0, {"preprocess": 6.0, "ray_start": 4.0, "train": 15.0}) == 11.0
     assert outside(9.0, {"preprocess": 1.0, "train": 2.0}) == 7.0
+
+
+@unit
+def test_overlapping_fits_count_once_and_what_follows_them_not_at_all() -> None:
+    def event(second: int, name: str, candidate: str, stage: str = "") -> dict[str, str]:
+        found = {"ts": f"2026-01-01T00:00:{second:02d}.000Z", "event": name, "candidate": candidate, "stage": stage}
+        return {key: value for key, value in found.items() if value}
+
+    def fit(candidate: str, start: int, end: int) -> list[dict[str, str]]:
+        beats = [event(start + 1, "heartbeat", candidate, "loading"), event(end, "heartbeat", candidate, "epoch")]
+        return [event(start, "fit_started", candidate), *beats, event(end + 3, "heartbeat", candidate, "fitted")]
+
+    assert fitting(fit("gru", 0, 10)) == 10
+    assert fitting([*fit("gru", 0, 10), *fit("lstm", 2, 14), *fit("prophet", 20, 25)]) == 19
+    assert fitting([]) == 0
 
 
 @unit

@@ -106,7 +106,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_sampling_has_one_owner() -> None:
-    with pytest.raises(ConfigError, match="SAMPLE_TRAIN_ROWS=50.*one owner"):
+    with pytest.raises(ConfigError, match=r"SAMPLE_TRAIN_ROWS=50.*one owner"):
         load_settings(environ={"SAMPLE_TRAIN_ROWS": "50"}, samples=False)
     assert load_settings(environ={"SAMPLE_TRAIN_ROWS": ""}, samples=False).settings.sampling.train_rows == 0
 

@@ -60,9 +60,10 @@ def sample_station(name: str, *, days: float = 14.0, seed: int = 42) -> RawFrame
     """The reports of one made-up station.
 
     Load is a level that follows the hour and the day of the week, times two autoregressive noises (one that lasts
-    for hours, one for minutes), times measurement noise, plus rare downloads of many times the level that last for
-    a few reports. What persistence cannot know, and a model can learn, is the way back to the level. All other
-    columns follow from the load as they do on a real cell: resource blocks in proportion, users more slowly,
+    for hours, one for minutes), times measurement noise, plus rare downloads of many times the level: bursts that
+    fade over several reports, and flashes that are gone with the next. What persistence cannot know, and a model can
+    learn, is the way back to the level, and that the coding scheme tells a burst from a flash. All other columns
+    follow from the load as they do on a real cell: resource blocks in proportion, users more slowly,
     coding schemes lower under load. A few reports are lost altogether, and a few uplink values.
 
     Args:
@@ -79,7 +80,7 @@ def sample_station(name: str, *, days: float = 14.0, seed: int = 42) -> RawFrame
     slow, quick = _autoregression(rows, 0.995, 0.22, rng), _autoregression(rows, 0.8, 0.18, rng)
     level = rng.uniform(0.7, 1.6) * 1e8 * busy * np.exp(slow + quick)
     bursts = _bursts(rows, rng)
-    down = level * rng.lognormal(0.0, 0.16, rows) + level * bursts
+    down = level * (rng.lognormal(0.0, 0.16, rows) + bursts + _flashes(rows, rng))
     up_level = 0.009 * down * np.exp(_autoregression(rows, 0.9, 0.5, rng))
     up = up_level * (1 + 12 * (rng.random(rows) < 0.12) * rng.pareto(2.5, rows))
     down, up = np.minimum(down, 2.4e9), np.minimum(up, 6.5e8)
@@ -133,7 +134,12 @@ def _autoregression(rows: int, memory: float, spread: float, rng: np.random.Gene
 def _bursts(rows: int, rng: np.random.Generator) -> FloatArray:
     """Rare heavy-tailed downloads, in multiples of the level, that fade over a few reports."""
     shocks = (rng.random(rows) < 0.012) * np.minimum(rng.pareto(1.3, rows), 15.0)
-    return np.asarray(lfilter([1.0], [1.0, -0.6], shocks), dtype=np.float64)
+    return np.asarray(lfilter([1.0], [1.0, -0.75], shocks), dtype=np.float64)
+
+
+def _flashes(rows: int, rng: np.random.Generator) -> FloatArray:
+    """Downloads that fit into one report, in multiples of the level."""
+    return np.asarray((rng.random(rows) < 0.02) * np.minimum(rng.pareto(1.3, rows), 15.0))
 
 
 def _without_outages(rows: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
