@@ -66,9 +66,9 @@ def scored(settings: Settings, dataset: Dataset) -> tuple[dict[str, Scores], dic
     models = {
         **{name: (model, dataset.frames, "candidate") for name, model in networks.items()},
         **{
-            name: (model, frames, "baseline")
-            for name, (model, frames) in fit_baselines(dataset, settings).items()
-            if not unscorable(frames, model)
+            name: (baseline.model, baseline.frames, "baseline")
+            for name, baseline in fit_baselines(dataset, settings).items()
+            if not unscorable(baseline.frames, baseline.model)
         },
     }
     origins = {f.series: common_origins(f, [model for model, _, _ in models.values()]) for f in dataset.frames}

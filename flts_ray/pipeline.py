@@ -20,6 +20,8 @@ from flts_ray.data.claims import Claim, code_version
 from flts_ray.data.dataset import Dataset, load_dataset
 from flts_ray.data.preprocess import preprocess
 from flts_ray.data.storage import Store
+from flts_ray.data.windows import test_origins
+from flts_ray.errors import TooFewRowsError
 from flts_ray.evaluation.leaderboard import Leaderboard
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.report import render_report
@@ -27,6 +29,9 @@ from flts_ray.evaluation.report_view import forecast_png, loss_png, report_data
 from flts_ray.evaluation.stage import Evaluated, evaluate
 from flts_ray.telemetry.heartbeat import Beat, Pulse
 from flts_ray.telemetry.logging import add_file, event
+from flts_ray.tracking.candidate_runs import CandidateRuns
+from flts_ray.tracking.registry import ModelRegistry
+from flts_ray.tracking.run import TrackedRun, Tracker
 from flts_ray.training.stage import Trained, train_candidates
 
 REPORT_FIELDS = (
@@ -116,10 +121,6 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
     Raises:
         FltsError: With its own exit code. A run that ends without a champion is no error: see its verdict.
     """
-    from flts_ray.tracking.candidate_runs import CandidateRuns
-    from flts_ray.tracking.registry import ModelRegistry
-    from flts_ray.tracking.run import Tracker
-
     settings = resolved.settings
     home = Path(settings.run.home).absolute()
     store = open_store(settings)
@@ -130,6 +131,7 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
         with timings.stage("preprocess"):
             claim = preprocess(settings, store, ensure_ray=cluster.ensure, code_version=code_version()).claim
             dataset = load_dataset(store, claim.dataset_id)
+            _check_test_rows(dataset, settings)
         folder = home / "runs" / run_id
         add_file(folder / "events.jsonl")
         event("run_started", run_id=run_id, dataset_id=claim.dataset_id, config_hash=claim.config_hash)
@@ -195,16 +197,30 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
     return result
 
 
+def _check_test_rows(dataset: Dataset, settings: Settings) -> None:
+    """Refuse before training what evaluation could not score.
+
+    Raises:
+        TooFewRowsError: If no test row of any station has the history that a network reads.
+    """
+    lookback, horizon = settings.windows.lookback, settings.windows.horizon
+    if not any(len(test_origins(frame, lookback, horizon)) for frame in dataset.frames):
+        raise TooFewRowsError(
+            f"no test row of {', '.join(frame.series for frame in dataset.frames)[:100]} has {lookback} gap-free rows "
+            "before it: give more test rows or lower windows.lookback"
+        )
+
+
 def _log_beat(beat: Beat) -> None:
     event("heartbeat", **beat)
 
 
-def _log_dataset(parent: Any, claim: Claim) -> None:
+def _log_dataset(run: TrackedRun, claim: Claim) -> None:
     names = ",".join(record.series for record in claim.series)
-    parent.log_dataset(name=names[:200], digest=claim.dataset_id, source=f"datasets/{claim.dataset_id}")
+    run.log_dataset(name=names[:200], digest=claim.dataset_id, source=f"datasets/{claim.dataset_id}")
 
 
-def _log_candidates(runs: Any, trained: Trained, evaluated: Evaluated, dataset: Dataset) -> None:
+def _log_candidates(runs: CandidateRuns, trained: Trained, evaluated: Evaluated, dataset: Dataset) -> None:
     for kind, reason in trained.failures.items():
         runs.fail(kind, reason)
     for kind, candidate in trained.fitted.items():
@@ -215,9 +231,7 @@ def _log_candidates(runs: Any, trained: Trained, evaluated: Evaluated, dataset: 
             numbers = {f"test_{name}": value for name, value in row.model_dump().items() if isinstance(value, float)}
             run.log_metrics(numbers)
         run.set_tags({"candidate_id": candidate.summary.candidate_id, "reused": str(candidate.reused).lower()})
-        run.log_dataset(
-            name=dataset.frames[0].series, digest=dataset.dataset_id, source=f"datasets/{dataset.dataset_id}"
-        )
+        _log_dataset(run, dataset.claim)
         run.log_bundle(candidate.folder)
         if candidate.summary.history:
             run.log_bytes("loss_curve.png", loss_png(kind, candidate.summary.history))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flts_ray.candidates import FittedCandidate
@@ -59,10 +60,10 @@ def evaluate(
     baselines = fit_baselines(dataset, settings)
     needed = max((bundle.forecaster.lookback for bundle in bundles.values()), default=0)
     notes = {  # a baseline that reads no more than the candidates takes rows from nobody
-        name: unscorable(frames, model) if model.lookback > needed else ""
-        for name, (model, frames) in baselines.items()
+        name: unscorable(baseline.frames, baseline.model) if baseline.model.lookback > needed else ""
+        for name, baseline in baselines.items()
     }
-    able = [b.forecaster for b in bundles.values()] + [m for n, (m, _) in baselines.items() if not notes[n]]
+    able = [b.forecaster for b in bundles.values()] + [b.model for n, b in baselines.items() if not notes[n]]
     origins = {frame.series: common_origins(frame, able) for frame in dataset.frames}
     if not any(len(rows) for rows in origins.values()):
         raise DataError(
@@ -70,12 +71,12 @@ def evaluate(
             f"{max(model.lookback for model in able)} rows before one; give more rows"
         )
     entries: list[Entry] = []
-    for name, (model, frames) in baselines.items():
+    for name, baseline in baselines.items():
         if notes[name]:
             entries.append(Entry(model=name, role="baseline", note=notes[name]))
             continue
-        states = interval_states(model, frames, settings)
-        entries.append(entry(name, "baseline", model, frames, origins, states, fit_s=0.0))
+        states = interval_states(baseline.model, baseline.frames, settings)
+        entries.append(entry(name, "baseline", baseline.model, baseline.frames, origins, states, fit_s=baseline.fit_s))
     for kind in settings.candidates:
         if kind in bundles:
             bundle = bundles[kind]
@@ -132,25 +133,35 @@ def interval_states(model: Forecaster, frames: Sequence[SeriesFrame], settings: 
     return states
 
 
-def fit_baselines(dataset: Dataset, settings: Settings) -> dict[str, tuple[Forecaster, Sequence[SeriesFrame]]]:
-    """The forecasts that every candidate must beat, by kind, each with the rows as it reads them.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A fitted baseline, the rows as it reads them, and the seconds that fitting took."""
+
+    model: Forecaster
+    frames: Sequence[SeriesFrame]
+    fit_s: float
+
+
+def fit_baselines(dataset: Dataset, settings: Settings) -> dict[str, Baseline]:
+    """The forecasts that every candidate must beat, by kind.
 
     Ridge reads the same whatever the recipe: raw columns and cyclic calendar, min-max scaled, the inputs of the
     pipeline that this one replaces. A yardstick that moved with the recipe would measure nothing.
     """
-    transforms = {
-        raw.series: Transform.fit(raw.head(frame.train_rows), yardstick(settings), dataset.step_s)
-        for raw, frame in zip(dataset.raws, dataset.frames, strict=True)
-    }
-    plain = [
-        transforms[raw.series].apply(raw, frame.train_rows)
-        for raw, frame in zip(dataset.raws, dataset.frames, strict=True)
-    ]
+    plain = yardstick(settings)
+    rows = list(zip(dataset.raws, dataset.frames, strict=True))
+    transforms = {raw.series: Transform.fit(raw.head(frame.train_rows), plain, dataset.step_s) for raw, frame in rows}
+    inputs = [transforms[raw.series].apply(raw, frame.train_rows) for raw, frame in rows]
+
+    def timed(fit: Callable[[], Forecaster], frames: Sequence[SeriesFrame]) -> Baseline:
+        started = time.perf_counter()
+        return Baseline(fit(), frames, time.perf_counter() - started)
+
     return {
-        "persistence": (Persistence.fit(settings), dataset.frames),
-        "moving_average": (MovingAverage.fit(settings), dataset.frames),
-        "seasonal_naive": (SeasonalNaive.fit(settings, dataset.step_s), dataset.frames),
-        "ridge": (Ridge.fit(plain, transforms, settings), plain),
+        "persistence": timed(lambda: Persistence.fit(settings), dataset.frames),
+        "moving_average": timed(lambda: MovingAverage.fit(settings), dataset.frames),
+        "seasonal_naive": timed(lambda: SeasonalNaive.fit(settings, dataset.step_s), dataset.frames),
+        "ridge": timed(lambda: Ridge.fit(inputs, transforms, settings), inputs),
     }
 
 

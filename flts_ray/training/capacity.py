@@ -20,7 +20,9 @@ class Job(Generic[T]):
     run: Callable[[], T]
 
 
-def run_jobs(jobs: Sequence[Job[T]], cpus: float) -> dict[str, T | Exception]:
+def run_jobs(
+    jobs: Sequence[Job[T]], cpus: float, *, on_idle: Callable[[float], None] = lambda cpus: None
+) -> dict[str, T | Exception]:
     """Run every job; no two ever wait for each other's CPUs.
 
     A job starts, in the order given, as soon as its CPUs are free; a later, smaller one may overtake. A job
@@ -31,6 +33,8 @@ def run_jobs(jobs: Sequence[Job[T]], cpus: float) -> dict[str, T | Exception]:
     Args:
         jobs: With distinct names.
         cpus: CPUs to share.
+        on_idle: Told, whenever it changes, how many CPUs no job holds and none waits for: a job that can use more
+            than it asked for may take these.
 
     Returns:
         Per name, what the job returned or the exception it raised.
@@ -54,6 +58,7 @@ def run_jobs(jobs: Sequence[Job[T]], cpus: float) -> dict[str, T | Exception]:
                 running[job.name] = job
                 free -= job.cpus
                 threading.Thread(target=work, args=(job,), name=f"fit-{job.name}", daemon=True).start()
+        on_idle(0.0 if waiting else max(0.0, free))
         name, result = done.get()
         del running[name]
         if isinstance(result, BaseException) and not isinstance(result, Exception):

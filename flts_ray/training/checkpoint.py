@@ -38,8 +38,10 @@ def read_checkpoint(folder: Path) -> LoopState:
         if digest != meta["sha256"]:
             raise IntegrityError(
                 f"checkpoint {folder.name} is damaged: its arrays have sha256 {digest[:12]}, {meta['sha256'][:12]} was "
-                "written; remove it to train anew"
+                "written; training has to start anew"
             )
         return LoopState(meta["loop"], load_arrays(content))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise IntegrityError(f"checkpoint {folder.name} cannot be read ({error}): remove it to train anew") from error
+        raise IntegrityError(
+            f"checkpoint {folder.name} cannot be read ({error}): training has to start anew"
+        ) from error

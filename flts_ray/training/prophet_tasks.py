@@ -82,6 +82,7 @@ def fit_prophet(
     step_s: float,
     rows: int | None = None,
     on_progress: OnProgress = lambda progress: None,
+    parallel: Callable[[], int] | None = None,
     timeout_s: float | None = None,
 ) -> ProphetFit:
     """Fit every pair as Ray tasks of one CPU each. Ray must be running.
@@ -93,6 +94,7 @@ def fit_prophet(
         step_s: Seconds between rows.
         rows: Train rows to fit on, from the start; without it, all but the validation rows.
         on_progress: Called whenever a task ends and every :data:`HEARTBEAT_S` seconds in between.
+        parallel: How many tasks may run just now, asked again and again; without it, as many as Ray has CPUs for.
         timeout_s: After so long the rest is cancelled and counts as failed.
 
     Raises:
@@ -110,11 +112,14 @@ def fit_prophet(
     pending: dict[object, range] = {}
     done = failed = 0
     try:
-        for chunk in chunks([len(job.z) for job in jobs]):
-            part = [jobs[i] for i in chunk]
-            ref = task.remote(part, settings.prophet, settings.windows.horizon, settings.seed)
-            pending[ref] = chunk
-        while pending:
+        waiting = list(chunks([len(job.z) for job in jobs]))
+        while waiting or pending:
+            room = len(waiting) if parallel is None else max(0, parallel() - len(pending))
+            for chunk in waiting[:room]:
+                part = [jobs[i] for i in chunk]
+                ref = task.remote(part, settings.prophet, settings.windows.horizon, settings.seed)
+                pending[ref] = chunk
+            del waiting[:room]
             ready, _ = ray.wait(list(pending), timeout=HEARTBEAT_S)
             for ref in ready:
                 chunk = pending.pop(ref)

@@ -68,9 +68,8 @@ def train_candidates(
                 gpus_per_worker=float(settings.training.use_gpu),
             )
     with fits.relay:
-        results = run_jobs(
-            [Job(kind, 1.0 if kind == "prophet" else cpus, fits.job(kind)) for kind in missing], cluster.cpus()
-        )
+        jobs = [Job(kind, 1.0 if kind == "prophet" else cpus, fits.job(kind)) for kind in missing]
+        results = run_jobs(jobs, cluster.cpus(), on_idle=fits.set_idle)
     failures: dict[str, str] = {}
     for name, result in results.items():
         if isinstance(result, Exception):
@@ -113,6 +112,11 @@ class _Fits:
         self.dataset, self.settings, self.store = dataset, settings, store
         self.candidates, self.pulse = candidates, pulse
         self.relay = Relay(pulse.beat)
+        self.idle_cpus = 0.0
+        self.run_names: dict[str, str] = {}
+
+    def set_idle(self, cpus: float) -> None:
+        self.idle_cpus = cpus
 
     def job(self, kind: str) -> Callable[[], FittedCandidate]:
         return lambda: self.fit(kind)
@@ -131,6 +135,8 @@ class _Fits:
             intervals=pack(interval_states(forecaster, self.dataset.frames, self.settings)),
         )
         fitted = self.candidates.save(bundle, summary)
+        if kind in self.run_names:
+            self.store.delete(f"checkpoints/{self.run_names[kind]}")  # the candidate is safe without them
         self.pulse.beat({"candidate": kind, "stage": "fitted", "fit_s": summary.fit_s})
         event(
             "fit_done",
@@ -153,6 +159,7 @@ class _Fits:
             run_name=run_name,
             relay=self.relay,
         )
+        self.run_names[kind] = run_name
         result = fitted.result
         summary = FitSummary(
             kind=kind,
@@ -189,6 +196,7 @@ class _Fits:
             self.settings,
             step_s=self.dataset.step_s,
             on_progress=progress,
+            parallel=lambda: 1 + int(self.idle_cpus),
         )
         if fit.failures:
             (series, target), reason = next(iter(fit.failures.items()))

@@ -20,7 +20,7 @@ from flts_ray.config import Settings
 from flts_ray.data.arrow_storage import arrow_place
 from flts_ray.data.dataset import load_dataset
 from flts_ray.data.storage import Store
-from flts_ray.errors import FltsError, TrainingError
+from flts_ray.errors import FltsError, IntegrityError, TrainingError
 from flts_ray.models.recurrent import RECURRENT, Cell
 from flts_ray.telemetry.heartbeat import Beat
 from flts_ray.telemetry.memory import rss_mb
@@ -195,8 +195,12 @@ def _last_checkpoint(beat: _Beats) -> LoopState | None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
-    with checkpoint.as_directory() as folder:
-        state = read_checkpoint(Path(folder))
+    try:
+        with checkpoint.as_directory() as folder:
+            state = read_checkpoint(Path(folder))
+    except IntegrityError as error:
+        beat(stage="checkpoint_damaged", reason=str(error), force=True)
+        return None  # training anew costs time, refusing would cost the candidate
     beat(stage="resumed", epoch=len(state.history), force=True)
     return state
 

@@ -110,3 +110,12 @@ def test_every_job_runs_once_and_never_over_capacity(sizes: list[float], cpus: f
     assert meter.peak <= max([cpus, *sizes]), "jobs held more CPUs than there are"
     if all(size <= cpus for size in sizes):
         assert meter.peak <= cpus
+
+
+def test_idle_cpus_are_those_that_no_job_holds_or_waits_for() -> None:
+    told: list[float] = []
+    meter = Meter()
+    run_jobs([meter.job("gru", 2), meter.job("lstm", 2), meter.job("prophet", 1)], 3, on_idle=told.append)
+    assert told[0] == 0.0, "lstm waits for them"
+    assert told[-1] in (1.0, 2.0), "only the last job holds any"
+    assert all(cpus >= 0 for cpus in told)

@@ -42,7 +42,7 @@ def test_nothing_but_json_and_safetensors_is_written(folder: Path) -> None:
 @pytest.mark.parametrize("name", [META, ARRAYS])
 def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(IntegrityError, match=r"cannot be read .* remove it to train anew"):
+    with pytest.raises(IntegrityError, match=r"cannot be read .* training has to start anew"):
         read_checkpoint(folder)
 
 
