@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from flts_ray.config import Settings
+from flts_ray.config import Settings, masked
 from flts_ray.env_names import FLTS_NAMES, LEGACY_NAMES, PREFIX, SAMPLING_NAMES, SWITCHES, flag
 from flts_ray.errors import ConfigError, UnknownRecipeError
 from flts_ray.recipes import recipe_settings
@@ -31,8 +31,8 @@ class Resolved:
     origins: dict[str, str]
 
     def rows(self) -> list[tuple[str, Any, str]]:
-        """``(key, value, origin)`` of every setting, in declaration order."""
-        return [(key, value, self.origins[key]) for key, value in flatten(self.settings).items()]
+        """``(key, value, origin)`` of every setting, in declaration order; passwords in addresses are masked."""
+        return [(key, _masked(value), self.origins[key]) for key, value in flatten(self.settings).items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +222,12 @@ def _command_line(assignments: Iterable[str], options: Mapping[str, Any]) -> _La
         values[key.strip()] = _scalar(value)
         origins[key.strip()] = f"command line --set {key.strip()}"
     return _Layer("command line", values, origins)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_masked(part) for part in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def _scalar(text: str) -> Any:

@@ -140,7 +140,7 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
         tags = {"dataset_id": claim.dataset_id, "config_hash": claim.config_hash}
         with tracker.run(run_id, tags=tags) as parent, CandidateRuns(parent, settings.candidates) as runs:
             pulse.listeners.append(runs.beat)
-            parent.log_params(settings.model_dump(mode="json"))
+            parent.log_params({key: value for key, value, _ in resolved.rows()})
             _log_dataset(parent, claim)
             with timings.stage("train"):
                 trained = train_candidates(

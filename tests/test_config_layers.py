@@ -128,3 +128,12 @@ def test_config_hash_follows_what_shapes_the_data_and_nothing_else() -> None:
         assert hash_with(shaping) != base, shaping
     for other in ("data.train=a.csv", "training.epochs=2", "seed=1", "run.home=elsewhere", "storage.root=s3://b/p"):
         assert hash_with(other) == base, other
+
+
+def test_passwords_in_addresses_are_not_shown() -> None:
+    address = "postgresql://flts:hunter2@db:5432/mlflow"
+    resolved = load_settings(environ={"MLFLOW_TRACKING_URI": address})
+    assert resolved.settings.tracking.uri == address
+    shown = {key: value for key, value, _ in resolved.rows()}
+    assert shown["tracking.uri"] == "postgresql://flts:***@db:5432/mlflow"
+    assert "hunter2" not in str(resolved.rows())

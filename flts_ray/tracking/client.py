@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from flts_ray.config import TrackingSettings
+from flts_ray.config import TrackingSettings, masked
 from flts_ray.errors import ConfigError, TrackingError
 
 if TYPE_CHECKING:
@@ -238,14 +238,6 @@ class Gateway:
         """Paths of the artifacts right under ``folder``."""
         listed = self.call(f"list the artifacts of run {run_id}", "list_artifacts", run_id, folder)
         return tuple(item.path for item in listed)
-
-
-def masked(uri: str) -> str:
-    """A URI without its password."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@")
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flts_ray.config import TrackingSettings
+from flts_ray.config import TrackingSettings, masked
 from flts_ray.errors import ConfigError, TrackingError
-from flts_ray.tracking.client import Gateway, configure_process, error_code, masked, tracking_uri
+from flts_ray.tracking.client import Gateway, configure_process, error_code, tracking_uri
 from flts_ray.tracking.run import Tracker
 from tests.tracking.conftest import FreshStore
 
