@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from flts_ray import __version__
 from flts_ray.config_layers import Resolved, load_settings
 from flts_ray.errors import FltsError
 from flts_ray.telemetry import logging as log
+
+if TYPE_CHECKING:
+    from flts_ray.tracking.registry import ModelRegistry
 
 app = typer.Typer(name="flts", no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where each value comes from.")
@@ -31,6 +34,9 @@ Recipe = Annotated[str | None, typer.Option(help="Named set of defaults: default
 Home = Annotated[str | None, typer.Option(help="Folder of everything the program writes.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is already done.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+Identifier = Annotated[
+    str | None, typer.Argument(help="Registered name, such as a station; default: that of the latest run.")
+]
 RunId = Annotated[str | None, typer.Option("--run", help="Which run; default: the latest.")]
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -186,7 +192,7 @@ def leaderboard(
 
 @app.command()
 def champion(
-    identifier: Annotated[str, typer.Argument(help="Which registered name, such as a station.")],
+    identifier: Identifier = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     home: Home = None,
@@ -199,7 +205,7 @@ def champion(
 
 @app.command()
 def rollback(
-    identifier: Annotated[str, typer.Argument(help="Which registered name, such as a station.")],
+    identifier: Identifier = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     home: Home = None,
@@ -279,15 +285,20 @@ def _console(as_json: bool) -> Iterator[Console]:
     yield console
 
 
-def _registry(identifier: str, config: Path | None, assignments: list[str] | None, home: str | None) -> Any:
+def _registry(
+    identifier: str | None, config: Path | None, assignments: list[str] | None, home: str | None
+) -> ModelRegistry:
     settings = _settings(config, assignments, {"run.home": home}).settings
+    from flts_ray.runs import read_run
     from flts_ray.tracking.registry import ModelRegistry
     from flts_ray.tracking.run import Tracker
 
-    return ModelRegistry(Tracker(settings.tracking, Path(settings.run.home).absolute()).gateway, identifier)
+    folder = Path(settings.run.home).absolute()
+    name = identifier or settings.identifier or str(read_run(folder, None)["identifier"])
+    return ModelRegistry(Tracker(settings.tracking, folder).gateway, name)
 
 
-def _print_champions(registry: Any, as_json: bool) -> None:
+def _print_champions(registry: ModelRegistry, as_json: bool) -> None:
     found = {"champion": registry.champion(), "previous": registry.previous()}
     rows = {
         role: None if ref is None else {"version": ref.version, "run_id": ref.run_id, **ref.tags}

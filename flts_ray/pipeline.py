@@ -81,6 +81,7 @@ class RunResult:
     """What a run ends with."""
 
     run_id: str
+    identifier: str
     claim: Claim
     leaderboard: Leaderboard
     verdict: Verdict
@@ -91,6 +92,7 @@ class RunResult:
         """The answer of ``flts run --json``."""
         return {
             "run_id": self.run_id,
+            "identifier": self.identifier,
             "dataset_id": self.claim.dataset_id,
             "config_hash": self.claim.config_hash,
             "champion": self.verdict.champion,
@@ -132,6 +134,7 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
             claim = preprocess(settings, store, ensure_ray=cluster.ensure, code_version=code_version()).claim
             dataset = load_dataset(store, claim.dataset_id)
             _check_test_rows(dataset, settings)
+        identifier = identifier_of(dataset, settings)
         folder = home / "runs" / run_id
         add_file(folder / "events.jsonl")
         event("run_started", run_id=run_id, dataset_id=claim.dataset_id, config_hash=claim.config_hash)
@@ -154,7 +157,7 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
                 runs.check()
                 _log_candidates(runs, trained, evaluated, dataset)
             with timings.stage("promote"):
-                registry = ModelRegistry(tracker.gateway, identifier_of(dataset, settings))
+                registry = ModelRegistry(tracker.gateway, identifier)
                 verdict = promote(
                     dataset,
                     evaluated,
@@ -170,7 +173,7 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
                 files.write_bytes("verdict.json", verdict.model_dump_json(indent=2).encode())
                 data = report_data(
                     run_id=run_id,
-                    identifier=identifier_of(dataset, settings),
+                    identifier=identifier,
                     resolved=resolved,
                     dataset=dataset,
                     fitted=trained.fitted,
@@ -186,6 +189,7 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
                 parent.set_tags({"verdict": verdict.state, "champion": verdict.champion or ""})
     result = RunResult(
         run_id=run_id,
+        identifier=identifier,
         claim=claim,
         leaderboard=evaluated.leaderboard,
         verdict=verdict,

@@ -199,6 +199,8 @@ def _run(
     context.use_datasource_v2 = False
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    # Reserving memory for outputs that it does not know yet, Ray Data starts tasks late; ours are a few bytes.
+    context.op_resource_reservation_enabled = False
     item_type, shared = type(items[0]), job.model_dump_json()
 
     def task(batch: pa.Table) -> pa.Table:
