@@ -87,11 +87,14 @@ def rows_of(cell: Cell, store: Store, dataset: Dataset, settings: Settings) -> l
 def _on_ray(cell: Cell, store: Store, dataset: Dataset, settings: Settings, workers: int) -> RecurrentForecaster:
     training = settings.training.model_copy(update={"workers": workers})
     with Relay(lambda beat: None) as relay:
-        return fit_on_ray(
+        fitted = fit_on_ray(
             cell,
             store=store,
             dataset_id=dataset.dataset_id,
             settings=settings.model_copy(update={"training": training}),
             run_name=f"parity-{cell}-{workers}",
             relay=relay,
-        ).forecaster
+        )
+    if fitted.result.workers != workers:
+        raise AssertionError(f"{workers} workers were asked for, {fitted.result.workers} trained")
+    return fitted.forecaster

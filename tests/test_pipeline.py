@@ -259,7 +259,7 @@ def test_rollback_brings_the_previous_champion_back(desk: Desk, first: Answer, r
     now = desk.ask("champion", "alpha", "--json").document
     assert (now["champion"]["kind"], now["champion"]["version"]) == ("gru", "2")
     assert (now["previous"]["kind"], now["previous"]["version"]) == (first.document["champion"], "1")
-    rolled = desk.ask("rollback", "alpha", "--json")
+    rolled = desk.ask("rollback", "--json")
     assert rolled.code == 0
     assert rolled.document["champion"] == now["previous"]
     assert rolled.document["previous"] == now["champion"]
