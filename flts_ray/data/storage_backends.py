@@ -145,9 +145,10 @@ class S3Backend:
         return int(info["size"]) if info["type"] == "file" else None
 
     def walk(self, path: str) -> list[str]:
-        """Every object below the path."""
+        """Every object below the path; not the empty ones that some programs leave to stand for folders."""
         root = path.removeprefix("s3://").rstrip("/") + "/"
-        return [key.removeprefix(root) for key in self._find(path) if key.startswith(root)]
+        names = [key.removeprefix(root) for key in self._find(path) if key.startswith(root)]
+        return [name for name in names if name and not name.endswith("/")]
 
     def glob(self, pattern: str) -> list[str]:
         """Objects that match a pattern (``**`` crosses folders)."""
