@@ -17,7 +17,7 @@ PIPE_WIDTH = 140
 COLUMNS = (
     ("rmse_scaled", "RMSE scaled", "{:.5f}"),
     ("mae_scaled", "MAE scaled", "{:.5f}"),
-    ("rmse_bits", "RMSE", "{:.3g}"),
+    ("rmse_bits", "RMSE bits", "{:.3g}"),
     ("skill_vs_persistence", "skill", "{:+.3f}"),
     ("dm_p_vs_persistence", "p vs persistence", "{:.2g}"),
     ("dm_p_vs_ridge", "p vs ridge", "{:.2g}"),
