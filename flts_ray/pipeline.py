@@ -60,8 +60,9 @@ REPORT_FIELDS = (
 
 @dataclass
 class Timings:
-    """Seconds of each stage, in order."""
+    """Seconds of each stage, in order; ``on_stage`` is told when one begins."""
 
+    on_stage: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -69,6 +70,7 @@ class Timings:
         """Time what happens inside and log it."""
         started = time.perf_counter()
         event("stage_started", stage=name)
+        self.on_stage(name)
         try:
             yield
         finally:
@@ -118,7 +120,8 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
 
     Args:
         resolved: Settings and their origins.
-        on_beat: Receives every heartbeat of every fit, from whichever thread it comes.
+        on_beat: Receives every heartbeat of every fit, from whichever thread it comes, and of candidate ``run`` the
+            name of each stage as it begins.
 
     Raises:
         FltsError: With its own exit code. A run that ends without a champion is no error: see its verdict.
@@ -128,7 +131,8 @@ def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda
     store = open_store(settings)
     candidates = CandidateStore(home, store)
     run_id = submission_id() or f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    timings, pulse = Timings(), Pulse([_log_beat, on_beat])
+    timings = Timings(lambda name: on_beat({"candidate": "run", "stage": name}))
+    pulse = Pulse([_log_beat, on_beat])
     with Cluster(settings.run) as cluster:
         with timings.stage("preprocess"):
             claim = preprocess(settings, store, ensure_ray=cluster.ensure, code_version=code_version()).claim

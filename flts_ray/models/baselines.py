@@ -83,10 +83,10 @@ class MovingAverage(Forecaster):
 
 
 class SeasonalNaive(Forecaster):
-    """Every step is the value one season earlier, found by its timestamp.
+    """Every step is the value one season earlier, by its timestamp; where that report was lost, the last before it.
 
-    Steps beyond one season repeat the last known season. A step whose earlier row does not exist is NaN: a season is
-    long, and asking for it of every origin would take origins from all other models.
+    Steps beyond one season repeat the last known season. A step with nothing so far back is NaN: a season is long,
+    and asking for it of every origin would take origins from all other models.
     """
 
     kind: ClassVar[str] = "seasonal_naive"
@@ -115,10 +115,9 @@ class SeasonalNaive(Forecaster):
         offset_ns = np.round(rows_back * self.step_s * 1e9).astype(np.int64)
         time = frame.time.astype("datetime64[ns]").astype(np.int64)
         wanted = time[origins][:, None] + offset_ns
-        row = np.searchsorted(time, wanted - _TIME_TOLERANCE_NS)
+        row = np.searchsorted(time, wanted + _TIME_TOLERANCE_NS, side="right") - 1
         row = np.minimum(row, origins[:, None])
-        found = np.abs(time[row] - wanted) <= _TIME_TOLERANCE_NS
-        return np.where(found[:, :, None], frame.targets[row], np.nan)
+        return np.where((row >= 0)[:, :, None], frame.targets[np.maximum(row, 0)], np.nan)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Season, step and horizon."""

@@ -41,7 +41,7 @@ class ProgressBars:
         """Show one heartbeat."""
         name, stage = str(beat["candidate"]), str(beat["stage"])
         if name not in self._tasks:
-            total = self._epochs if name != "prophet" else None
+            total = None if name in ("run", "prophet") else self._epochs
             self._tasks[name] = self._progress.add_task(stage, candidate=name, total=total)
         task = self._tasks[name]
         if stage == "epoch":
