@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,7 +182,8 @@ def test_everything_on_stderr_is_an_event(first: Answer) -> None:
 
 def test_the_events_of_a_run_are_kept_with_it(desk: Desk, first: Answer) -> None:
     kept = (desk.home / "runs" / first.document["run_id"] / "events.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in kept] == [found["event"] for found in first.events]
+    # Fits log from threads of their own: file and stderr hold the same lines, two neighbours may stand exchanged.
+    assert Counter(kept) == Counter(line for line in first.err.splitlines() if line)
 
 
 def test_training_never_goes_silent(first: Answer) -> None:
@@ -344,12 +346,16 @@ def test_a_sampled_run_ends_in_its_own_state_and_promotes_nothing(sampled: tuple
     assert len([b for b in answer.named("heartbeat") if b["stage"] == "epoch"]) == 3, "EPOCHS was not read"
 
 
+LISTENING_FLTS = [*FLTS[:-1], f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {FLTS[-1]}"]
+"""What runs in the background of a script inherits that Ctrl-C is ignored; these tests are about a person's terminal."""
+
+
 class Started:
     """A command in the background, whose heartbeats can be waited for."""
 
     def __init__(self, arguments: list[str], cwd: Path) -> None:
         self.process = subprocess.Popen(
-            [*FLTS, *arguments],
+            [*LISTENING_FLTS, *arguments],
             cwd=cwd,
             env=clean_environment(),
             stdout=subprocess.PIPE,
