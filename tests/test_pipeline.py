@@ -347,7 +347,7 @@ def test_a_sampled_run_ends_in_its_own_state_and_promotes_nothing(sampled: tuple
 
 
 LISTENING_FLTS = [*FLTS[:-1], f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {FLTS[-1]}"]
-"""What runs in the background of a script inherits that Ctrl-C is ignored; these tests are about a person's terminal."""
+"""What runs in the background of a script inherits that Ctrl-C is ignored; these tests are about a terminal."""
 
 
 class Started:
