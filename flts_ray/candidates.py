@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class FittedCandidate:
 
     Attributes:
         folder: Holds the bundle's files and the summary.
-        bundle: Loaded from that folder.
+        bundle: As fitted, or loaded from that folder if it had been fitted before.
         summary: How it was fitted.
         reused: Whether it had been fitted before this run.
     """
@@ -101,6 +101,10 @@ class CandidateStore:
     def save(self, bundle: Bundle, summary: FitSummary) -> FittedCandidate:
         """Write a candidate, its summary last, and read it back.
 
+        Returns:
+            The candidate with the bundle as it was fitted, not as it was read back: evaluation loads what lies on
+            disk and holds it against this one.
+
         Raises:
             StorageError: If a disk or server refuses.
             BundleError: If what was read back is not what was written.
@@ -112,7 +116,7 @@ class CandidateStore:
         if self._remote.uri != self._local.uri:
             for file in (WEIGHTS_FILE, MANIFEST_FILE, SUMMARY_FILE):
                 self._remote.write_bytes(f"{name}/{file}", self._local.read_bytes(f"{name}/{file}"))
-        return self._load(name, reused=False)
+        return replace(self._load(name, reused=False), bundle=bundle)
 
     def forget(self, name: str) -> None:
         """Remove a candidate everywhere, so that it is fitted anew."""

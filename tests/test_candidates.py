@@ -123,3 +123,14 @@ def test_another_machine_finds_it_in_the_object_store(bench: Bench, saved: Fitte
     assert found.summary == saved.summary
     other.forget(saved.summary.candidate_id)
     assert CandidateStore(tmp_path / "three", shared).find(saved.summary.candidate_id) is None
+
+
+def test_what_was_saved_can_be_held_against_what_was_fitted(
+    bench: Bench, saved: FittedCandidate, tmp_path: Path
+) -> None:
+    store = CandidateStore(tmp_path, Store(str(tmp_path)))
+    again = store.save(saved.bundle, saved.summary)
+    assert again.bundle is saved.bundle
+    found = store.find(saved.summary.candidate_id)
+    assert found is not None
+    assert found.bundle.forecaster is not saved.bundle.forecaster
