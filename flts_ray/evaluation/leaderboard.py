@@ -100,32 +100,3 @@ class Leaderboard(Section):
     def models(self, role: Role) -> tuple[str, ...]:
         """Models of this role, best first."""
         return tuple(dict.fromkeys(r.model for r in self.rows if r.role == role))
-
-    def table(self, series: str = ALL) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells of the rows of one series, as text for a terminal or a page."""
-        headings = ["model", "role", "target", "n", "RMSE", "MAE", "RMSE scaled", "MAE scaled", "R2", "MASE", "skill"]
-        headings += ["p vs pers.", "p vs ridge", "coverage", "width", "composite", "fit s", "predict s", "note"]
-        cells = [
-            [
-                r.model,
-                r.role,
-                r.target,
-                str(r.n),
-                *(_text(x, ".3e") for x in (r.rmse_bits, r.mae_bits)),
-                *(_text(x, ".5f") for x in (r.rmse_scaled, r.mae_scaled)),
-                *(_text(x, ".3f") for x in (r.r2, r.mase, r.skill_vs_persistence)),
-                *(_text(x, ".2g") for x in (r.dm_p_vs_persistence, r.dm_p_vs_ridge)),
-                _text(r.coverage_90, ".3f"),
-                _text(r.interval_width_bits, ".3e"),
-                _text(r.composite, ".5f"),
-                *(_text(x, ".2f") for x in (r.fit_s, r.predict_s)),
-                r.note,
-            ]
-            for r in self.rows
-            if r.series == series
-        ]
-        return headings, cells
-
-
-def _text(value: float | None, spec: str) -> str:
-    return "-" if value is None else format(value, spec)
