@@ -241,6 +241,10 @@ class StorageSettings(Section):
     region: str = Field("us-east-1", description="S3 region.")
     addressing_style: Literal["path", "virtual"] = Field("path", description="How bucket names enter the URL.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds one S3 request may take.")
+    deadline_s: float = Field(
+        120.0, gt=0, description="Seconds an operation is tried again while the store is down, retries included."
+    )
+    create_bucket: bool = Field(False, description="Create the bucket if it does not exist.")
 
 
 class TrackingSettings(Section):
@@ -248,7 +252,25 @@ class TrackingSettings(Section):
 
     uri: str = Field("", description="MLflow tracking URI; empty: SQLite under run.home.")
     experiment: str = Field("flts", description="MLflow experiment.")
-    timeout_s: float = Field(5.0, gt=0, description="Seconds one try of a call to the tracker may take; there are two.")
+    timeout_s: float = Field(3.0, gt=0, description="Seconds one call to the tracker may take.")
+    breaker_failures: int = Field(3, ge=1, description="Failures in a row after which the tracker is left alone.")
+    breaker_reset_s: float = Field(10.0, gt=0, description="Seconds until it is tried again.")
+    flush_timeout_s: float = Field(
+        60.0, gt=0, description="Seconds to wait for the tracker where the run needs it: before promotion, at the end."
+    )
+
+
+class WatchdogSettings(Section):
+    """When silence counts as a stall, and how long a stage may take."""
+
+    stall_timeout_s: float = Field(
+        300.0, gt=0, description="Seconds without progress after which a fit counts as stalled."
+    )
+    preprocess_deadline_s: float = Field(7_200.0, gt=0, description="Seconds preprocessing may take.")
+    train_deadline_s: float = Field(43_200.0, gt=0, description="Seconds training may take, all candidates together.")
+    evaluate_deadline_s: float = Field(3_600.0, gt=0, description="Seconds evaluation may take.")
+    promote_deadline_s: float = Field(900.0, gt=0, description="Seconds promotion may take.")
+    report_deadline_s: float = Field(900.0, gt=0, description="Seconds the report may take.")
 
 
 class RunSettings(Section):
@@ -284,6 +306,7 @@ class Settings(Section):
     promotion: PromotionSettings = PromotionSettings()
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     run: RunSettings = RunSettings()
 
     def data_shaping(self) -> dict[str, Any]:
@@ -297,6 +320,10 @@ class Settings(Section):
             "features": self.features.model_dump(mode="json"),
             "scaling": self.scaling.model_dump(mode="json"),
         }
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of every setting: equal for the same command in the same place."""
+        return canonical_digest(self.model_dump(mode="json"))
 
     def config_hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON of :meth:`data_shaping`."""

@@ -17,8 +17,13 @@
     │   └── BundleError              21
     ├── TrainingError                40   a candidate could not be fitted
     │   └── ResourceError            41   the request cannot fit on the cluster
-    ├── TrackingError                50   the MLflow store refused or did not answer
-    └── StorageError                 51   the object store or disk refused or did not answer
+    ├── InfrastructureError          53   something the program stands on gave way
+    │   ├── TrackingError            50   the MLflow store refused or did not answer
+    │   ├── StorageError             51   the object store or disk refused or did not answer
+    │   ├── ClusterError             52   Ray lost nodes or processes more often than allowed
+    │   └── BusyError                54   another run holds what this one needs
+    └── StalledError                 60   something that should make progress made none
+        └── DeadlineError            61   a stage took longer than its deadline
 
 The verdict of a run that ends without a new champion has exit codes of its own (30 to 34): see
 ``flts_ray.evaluation.promotion``.
@@ -131,13 +136,43 @@ class ResourceError(TrainingError):
     exit_code = 41
 
 
-class TrackingError(FltsError):
+class InfrastructureError(FltsError):
+    """Something that the program stands on gave way: the same command may succeed later."""
+
+    exit_code = 53
+
+
+class TrackingError(InfrastructureError):
     """The tracking store refused a call or did not answer in time."""
 
     exit_code = 50
 
 
-class StorageError(FltsError):
+class StorageError(InfrastructureError):
     """The object store or the disk refused a call or did not answer in time."""
 
     exit_code = 51
+
+
+class ClusterError(InfrastructureError):
+    """Ray lost nodes or processes more often than allowed, or could not start them."""
+
+    exit_code = 52
+
+
+class BusyError(InfrastructureError):
+    """Another run holds what this one needs, and has not let go in time."""
+
+    exit_code = 54
+
+
+class StalledError(FltsError):
+    """Something that should make progress made none, and restarting it did not help."""
+
+    exit_code = 60
+
+
+class DeadlineError(StalledError):
+    """A stage took longer than its deadline."""
+
+    exit_code = 61
