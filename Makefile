@@ -7,11 +7,12 @@ STAMP := $(VENV)/.installed
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help run test test-unit lint types format bench lock clean
+.PHONY: help run services test test-unit lint types format faults bench lock clean
 
 help:
 	@echo "make run     environment, sample data, the whole pipeline, report"
 	@echo "make test    lint, types and every test"
+	@echo "make services  real servers for development: object store, database, tracker; until Ctrl-C"
 	@echo "make bench   the benchmarks, each against its peer"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -26,6 +27,9 @@ sample_data/.made: $(STAMP)
 
 run: $(STAMP) sample_data/.made
 	$(BIN)/flts run --config examples/sample.yaml
+
+services: $(STAMP)
+	$(BIN)/python -m tests.services
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -43,6 +47,9 @@ test: lint types
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+faults: $(STAMP)
+	FLTS_FAULTS_PAGE=1 $(BIN)/pytest tests/faults
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

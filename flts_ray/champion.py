@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from flts_ray.candidates import FittedCandidate
 from flts_ray.config import Settings
 from flts_ray.data.dataset import Dataset
 from flts_ray.data.frame import RawFrame, SeriesFrame
-from flts_ray.errors import DataError, FltsError
+from flts_ray.errors import DataError, FltsError, InfrastructureError, TrackingError
 from flts_ray.evaluation.promotion import Incumbent, Verdict, decide
 from flts_ray.evaluation.stage import Evaluated, entry, leaderboard
 from flts_ray.models.bundle import Bundle
 from flts_ray.telemetry.logging import event
 from flts_ray.tracking.registry import ChampionRef, ModelRegistry
+
+ROUNDS = 3
+"""How often a decision is made anew because another run moved the alias meanwhile (from a store without our lock)."""
 
 
 def identifier_of(dataset: Dataset, settings: Settings) -> str:
@@ -35,6 +38,7 @@ def promote(
     *,
     registry: ModelRegistry,
     run_ids: Mapping[str, str],
+    before_move: Callable[[], None] = lambda: None,
 ) -> Verdict:
     """Decide on this leaderboard and, if there is a new champion, register it and move the alias.
 
@@ -46,21 +50,36 @@ def promote(
         settings: The whole configuration.
         registry: Where the champion is.
         run_ids: Tracking run of each candidate; it must hold the bundle before this is called.
+        before_move: Called right before the alias moves, to stop it by an error.
+
+    Raises:
+        TrackingError: If the store refused or did not answer, or others promote faster than this can decide.
     """
-    champion = registry.champion()
-    verdict = decide(
-        evaluated.leaderboard,
-        evaluated.checks,
-        settings.promotion,
-        expected=settings.candidates,
-        failures=failures,
-        sampled=dataset.claim.sampled,
-        incumbent=None if champion is None else _rescored(champion, dataset, evaluated, settings, registry),
-    )
-    if verdict.state == "promoted" and verdict.champion is not None:
+    for _ in range(ROUNDS):
+        champion = registry.champion()
+        verdict = decide(
+            evaluated.leaderboard,
+            evaluated.checks,
+            settings.promotion,
+            expected=settings.candidates,
+            failures=failures,
+            sampled=dataset.claim.sampled,
+            incumbent=None if champion is None else _rescored(champion, dataset, evaluated, settings, registry),
+        )
+        if verdict.state != "promoted" or verdict.champion is None:
+            break
         name = fitted[verdict.champion].summary.candidate_id
         tags = {"kind": verdict.champion, "dataset_id": dataset.dataset_id}
-        registry.promote(registry.register(run_ids[verdict.champion], name, tags=tags))
+        version = registry.register(run_ids[verdict.champion], name, tags=tags)
+        if registry.champion() == champion:
+            before_move()
+            registry.promote(version)
+            break
+        event("champion_changed", reason="another run promoted meanwhile: deciding again, against its champion")
+    else:
+        raise TrackingError(
+            f"the champion of {registry.name} changed {ROUNDS} times while this run decided: run the same command again"
+        )
     event(
         "promotion_decided",
         state=verdict.state,
@@ -84,6 +103,8 @@ def _rescored(
         with tempfile.TemporaryDirectory(prefix="flts-champion-") as folder:
             bundle = Bundle.load(registry.download(champion.version, Path(folder)))
         return Incumbent(candidate_id=name, model=kind, composite=_composite(bundle, dataset, evaluated, settings))
+    except InfrastructureError:
+        raise  # the champion may be as good as ever: an outage must not dethrone it
     except FltsError as error:
         return Incumbent(candidate_id=name, model=kind, reason=str(error))
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from flts_ray import __version__
-from flts_ray.config_layers import Resolved, load_settings
+from flts_ray.cli_operations import operations
+from flts_ray.cli_options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    Force,
+    Home,
+    Identifier,
+    Recipe,
+    RunId,
+    Test,
+    Train,
+    print_json,
+    progress_console,
+    resolve,
+    run_options,
+)
 from flts_ray.errors import FltsError
 from flts_ray.telemetry import logging as log
 
@@ -25,19 +38,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="flts", no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where each value comes from.")
 app.add_typer(config_app, name="config")
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set any setting.")]
-Train = Annotated[list[str] | None, typer.Option(help="Train rows: files, folders, globs; local or s3://.")]
-Test = Annotated[list[str] | None, typer.Option(help="Test rows; none: the last part of the train rows.")]
-Recipe = Annotated[str | None, typer.Option(help="Named set of defaults: default or classic.")]
-Home = Annotated[str | None, typer.Option(help="Folder of everything the program writes.")]
-Force = Annotated[bool, typer.Option("--force", help="Redo what is already done.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
-Identifier = Annotated[
-    str | None, typer.Argument(help="Registered name, such as a station; default: that of the latest run.")
-]
-RunId = Annotated[str | None, typer.Option("--run", help="Which run; default: the latest.")]
+app.add_typer(operations)
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit codes after Ctrl-C and SIGTERM."""
@@ -99,20 +100,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline: preprocess, train, evaluate, promote, report."""
-    resolved = _settings(config, assignments, _options(train, test, recipe, home, force))
-    with _console(as_json) as console:
+    resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
+    with progress_console(as_json) as console:
         from flts_ray.pipeline import run_pipeline
         from flts_ray.telemetry.progress import ProgressBars
 
         with ProgressBars(console, resolved.settings.training.epochs) as bars:
             result = run_pipeline(resolved, on_beat=bars.beat)
     if as_json:
-        _print_json(result.document())
+        print_json(result.document())
     else:
         from flts_ray.tables import print_run
 
         print_run(result)
-    raise typer.Exit(result.verdict.exit_code)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()
@@ -127,8 +128,8 @@ def preprocess(
     as_json: AsJson = False,
 ) -> None:
     """Only turn the sources into a dataset and print its claim check."""
-    resolved = _settings(config, assignments, _options(train, test, recipe, home, force))
-    with _console(as_json):
+    resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
+    with progress_console(as_json):
         from flts_ray.cluster import Cluster
         from flts_ray.data.claims import code_version
         from flts_ray.data.preprocess import preprocess as prepare
@@ -140,7 +141,7 @@ def preprocess(
                 settings, open_store(settings), ensure_ray=cluster.ensure, code_version=code_version()
             ).claim
     if as_json:
-        _print_json(claim.model_dump(mode="json"))
+        print_json(claim.model_dump(mode="json"))
     else:
         from flts_ray.tables import print_claim
 
@@ -156,13 +157,13 @@ def claim(
     as_json: AsJson = False,
 ) -> None:
     """Verify a stored dataset, every byte of it, and print its claim check."""
-    settings = _settings(config, assignments, {"run.home": home}).settings
+    settings = resolve(config, assignments, {"run.home": home}).settings
     from flts_ray.data.dataset import load_dataset
     from flts_ray.pipeline import open_store
 
     found = load_dataset(open_store(settings), dataset_id).claim
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
     else:
         from flts_ray.tables import print_claim
 
@@ -178,12 +179,12 @@ def leaderboard(
     as_json: AsJson = False,
 ) -> None:
     """Print the leaderboard and the verdict of a finished run."""
-    settings = _settings(config, assignments, {"run.home": home}).settings
+    settings = resolve(config, assignments, {"run.home": home}).settings
     from flts_ray.runs import read_run
 
     document = read_run(Path(settings.run.home), run_id)
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         from flts_ray.tables import print_document
 
@@ -229,7 +230,7 @@ def sample_data(
 
     files = [str(path) for path in write_sample_data(out, days=days, seed=seed)]
     if as_json:
-        _print_json({"files": files})
+        print_json({"files": files})
     else:
         typer.echo("\n".join(files))
 
@@ -239,10 +240,10 @@ def config_show(
     recipe: Recipe = None, config: ConfigFile = None, assignments: Assignments = None, as_json: AsJson = False
 ) -> None:
     """Every setting, its value, and where the value comes from."""
-    resolved = _settings(config, assignments, {"recipe": recipe})
+    resolved = resolve(config, assignments, {"recipe": recipe})
     if as_json:
         rows = {key: {"value": value, "origin": origin} for key, value, origin in resolved.rows()}
-        _print_json({"config_hash": resolved.settings.config_hash(), "settings": rows})
+        print_json({"config_hash": resolved.settings.config_hash(), "settings": rows})
     else:
         from flts_ray.tables import print_settings
 
@@ -254,48 +255,24 @@ def config_hash(
     recipe: Recipe = None, config: ConfigFile = None, assignments: Assignments = None, as_json: AsJson = False
 ) -> None:
     """The digest of every setting that shapes the data."""
-    digest = _settings(config, assignments, {"recipe": recipe}).settings.config_hash()
+    digest = resolve(config, assignments, {"recipe": recipe}).settings.config_hash()
     if as_json:
-        _print_json({"config_hash": digest})
+        print_json({"config_hash": digest})
     else:
         typer.echo(digest)
-
-
-def _settings(config: Path | None, assignments: list[str] | None, options: dict[str, Any]) -> Resolved:
-    return load_settings(file=config, assignments=assignments or (), options=options)
-
-
-def _options(
-    train: list[str] | None, test: list[str] | None, recipe: str | None, home: str | None, force: bool
-) -> dict[str, Any]:
-    return {
-        "data.train": tuple(train) if train else None,
-        "data.test": tuple(test) if test else None,
-        "recipe": recipe,
-        "run.home": home,
-        "run.force": True if force else None,
-    }
-
-
-@contextmanager
-def _console(as_json: bool) -> Iterator[Console]:
-    """Where progress goes; in a terminal the bars replace the log lines, which still reach the run's file."""
-    console = Console(stderr=True)
-    log.configure(quiet=console.is_terminal and not as_json)
-    yield console
 
 
 def _registry(
     identifier: str | None, config: Path | None, assignments: list[str] | None, home: str | None
 ) -> ModelRegistry:
-    settings = _settings(config, assignments, {"run.home": home}).settings
+    settings = resolve(config, assignments, {"run.home": home}).settings
     from flts_ray.runs import read_run
+    from flts_ray.tracking.client import Gateway
     from flts_ray.tracking.registry import ModelRegistry
-    from flts_ray.tracking.run import Tracker
 
     folder = Path(settings.run.home).absolute()
     name = identifier or settings.identifier or str(read_run(folder, None)["identifier"])
-    return ModelRegistry(Tracker(settings.tracking, folder).gateway, name)
+    return ModelRegistry(Gateway(settings.tracking, folder), name)
 
 
 def _print_champions(registry: ModelRegistry, as_json: bool) -> None:
@@ -305,12 +282,8 @@ def _print_champions(registry: ModelRegistry, as_json: bool) -> None:
         for role, ref in found.items()
     }
     if as_json:
-        _print_json({"name": registry.name, **rows})
+        print_json({"name": registry.name, **rows})
         return
     for role, row in rows.items():
         text = "none" if row is None else f"version {row['version']}  {row.get('candidate_id', '')}"
         typer.echo(f"{registry.name} {role}: {text}")
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

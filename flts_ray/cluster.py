@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from flts_ray.config import RunSettings
-from flts_ray.errors import ResourceError
+from flts_ray.errors import ClusterError, ResourceError
 from flts_ray.telemetry.logging import event
 
 DRIVER_ENVIRONMENT = {
@@ -56,7 +56,11 @@ class Cluster:
             self._started = False
 
     def ensure(self) -> None:
-        """Connect to the cluster, or start one on this machine, unless that has been done."""
+        """Connect to the cluster, or start one on this machine, unless that has been done.
+
+        Raises:
+            ClusterError: If that fails.
+        """
         started = time.perf_counter()
         address = self._settings.ray_address or os.environ.get("RAY_ADDRESS", "")
         _prepare_environment(local=not address)
@@ -67,17 +71,29 @@ class Cluster:
         logging.getLogger("ray").setLevel(logging.WARNING)
         quiet = {"logging_level": logging.WARNING, "log_to_driver": False, "configure_logging": True}
         with _own_sigterm():
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(
-                    address="local",
-                    num_cpus=self._settings.num_cpus,
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    **quiet,
-                )
+            try:
+                if address:
+                    ray.init(address=address, **quiet)
+                else:
+                    ray.init(
+                        address="local",
+                        num_cpus=self._settings.num_cpus,
+                        include_dashboard=False,
+                        _node_ip_address="127.0.0.1",
+                        **quiet,
+                    )
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                if address:
+                    raise ClusterError(
+                        f"the Ray cluster at {address} cannot be reached ({reason}): check run.ray_address, and that "
+                        "its Ray has this version and runs"
+                    ) from error
+                raise ClusterError(
+                    f"Ray could not be started on this machine ({reason}): check memory, disk and /tmp"
+                ) from error
             self._started = True
+        _keep_off_stdout()
         self.start_s = time.perf_counter() - started
         event("ray_started", address=address or "local", cpus=self.cpus(), seconds=round(self.start_s, 2))
 
@@ -118,6 +134,18 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _keep_off_stdout() -> None:
+    """Make events of what Ray tells of lost processes and nodes: it prints that on stdout, ``log_to_driver`` or not."""
+    import ray._private.worker as session
+
+    def tell(data: dict[str, Any], print_file: Any, ignore_prefix: bool = False) -> None:
+        for text in data.get("lines", ()):
+            first = next(iter(str(text).strip().splitlines()), "")
+            event("ray_message", level=logging.WARNING, source=str(data.get("pid")), text=first[:500])
+
+    session.print_worker_logs = tell
 
 
 def _prepare_environment(*, local: bool) -> None:

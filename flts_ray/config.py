@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -338,8 +337,3 @@ def canonical_json(value: Any) -> str:
 def canonical_digest(value: Any) -> str:
     """SHA-256 (hex) of :func:`canonical_json`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def masked(text: str) -> str:
-    """A text without the passwords of the addresses in it, such as ``postgresql://user:password@host``."""
-    return re.sub(r"(://[^/@:\s]*:)[^/@\s]+@", r"\1***@", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,48 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from flts_ray.config import Settings, masked
+from flts_ray.config import Settings
 from flts_ray.env_names import FLTS_NAMES, LEGACY_NAMES, PREFIX, SAMPLING_NAMES, SWITCHES, flag
 from flts_ray.errors import ConfigError, UnknownRecipeError
 from flts_ray.recipes import recipe_settings
+from flts_ray.redaction import masked
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Validated settings and, for every dotted key, the name of the layer that set it."""
+    """Validated settings and, for every dotted key, the name of the layer that set it.
+
+    Attributes:
+        settings: The values.
+        origins: What set each key.
+        overridden: ``(origin, value)`` of everything else that set a key, weakest first; keys set once are absent.
+    """
 
     settings: Settings
     origins: dict[str, str]
+    overridden: Mapping[str, tuple[tuple[str, Any], ...]] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """``(key, value, origin)`` of every setting, in declaration order; passwords in addresses are masked."""
-        return [(key, _masked(value), self.origins[key]) for key, value in flatten(self.settings).items()]
+        return [(key, without_passwords(value), self.origins[key]) for key, value in flatten(self.settings).items()]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
     origin: str
-    values: dict[str, Any]
-    key_origins: dict[str, str]
+    values: dict[str, Any] = field(default_factory=dict)
+    key_origins: dict[str, str] = field(default_factory=dict)
+    lost: list[tuple[str, str, Any]] = field(default_factory=list)
 
     def name_of(self, key: str) -> str:
         return self.key_origins.get(key, self.origin)
+
+    def put(self, key: str, value: Any, origin: str) -> None:
+        """Set a key; what this layer had set it to before is lost."""
+        if key in self.values:
+            self.lost.append((key, self.name_of(key), self.values[key]))
+        self.values[key] = value
+        self.key_origins[key] = origin
 
 
 def flatten(model: BaseModel) -> dict[str, Any]:
@@ -60,12 +76,12 @@ def flatten(model: BaseModel) -> dict[str, Any]:
 def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, FieldInfo]:
     """Every dotted key and its declaration."""
     out: dict[str, FieldInfo] = {}
-    for name, field in model.model_fields.items():
-        kind = field.annotation
+    for name, declared in model.model_fields.items():
+        kind = declared.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             out.update(setting_fields(kind, f"{prefix}{name}."))
         else:
-            out[prefix + name] = field
+            out[prefix + name] = declared
     return out
 
 
@@ -105,7 +121,7 @@ def load_settings(
         if "recipe" in layer.values:
             recipe, origin = str(layer.values["recipe"]), layer.name_of("recipe")
     try:
-        layers.insert(0, _Layer(f"recipe {recipe}", dict(recipe_settings(recipe)), {}))
+        layers.insert(0, _Layer(f"recipe {recipe}", dict(recipe_settings(recipe))))
     except UnknownRecipeError as error:
         raise UnknownRecipeError(f"{error} (set by {origin})") from error
     return _validate(layers)
@@ -114,7 +130,16 @@ def load_settings(
 def _validate(layers: list[_Layer]) -> Resolved:
     merged: dict[str, Any] = {}
     origins = dict.fromkeys(setting_fields(), "default")
+    overridden: dict[str, tuple[tuple[str, Any], ...]] = {}
+
+    def lose(key: str, origin: str, value: Any) -> None:
+        overridden[key] = (*overridden.get(key, ()), (origin, value))
+
     for layer in layers:
+        for key in layer.values.keys() & merged.keys():
+            lose(key, origins[key], merged[key])
+        for lost in layer.lost:
+            lose(*lost)
         for key, value in layer.values.items():
             merged[key] = value
             origins[key] = layer.name_of(key)
@@ -126,7 +151,7 @@ def _validate(layers: list[_Layer]) -> Resolved:
             place = place.setdefault(parent, {})
         place[leaf] = value
     try:
-        return Resolved(Settings.model_validate(nested), origins)
+        return Resolved(Settings.model_validate(nested), origins, overridden)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
@@ -156,7 +181,7 @@ def _file(path: Path) -> _Layer:
         raise ConfigError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"configuration file {path} must hold a mapping of settings, not a {type(content).__name__}")
-    return _Layer(f"file {path}", _flat(content), {})
+    return _Layer(f"file {path}", _flat(content))
 
 
 def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -169,18 +194,27 @@ def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def environment_settings(env: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """What an environment sets: dotted key → value, not yet validated, and the variable it comes from.
+
+    Raises:
+        ConfigError: If a variable of ours is unknown or an old one cannot be read.
+    """
+    layer = _environment(env)
+    return {key: (value, layer.name_of(key).removeprefix("environment ")) for key, value in layer.values.items()}
+
+
 def _environment(env: Mapping[str, str]) -> _Layer:
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    layer = _Layer("environment")
     ignored = {name for switch, names in SWITCHES.items() if not _switched_on(env, switch) for name in names}
     for name, (key, convert) in LEGACY_NAMES.items():
         text = env.get(name, "")
         if text.strip() and name not in ignored:
             try:
-                values[key] = convert(text.strip())
+                value = convert(text.strip())
             except ValueError as error:
                 raise ConfigError(f"environment variable {name} is {text!r}: {error}") from error
-            origins[key] = f"environment {name}"
+            layer.put(key, value, f"environment {name}")
     keys = {PREFIX + key.upper().replace(".", "__"): key for key in setting_fields()}
     for name, text in env.items():
         if not name.startswith(PREFIX) or name in FLTS_NAMES:
@@ -190,9 +224,8 @@ def _environment(env: Mapping[str, str]) -> _Layer:
             hint = f"did you mean {near[0]}?" if near else "names are FLTS_<SECTION>__<KEY>"
             raise ConfigError(f"unknown environment variable {name}: {hint}")
         if text.strip():
-            values[keys[name]] = _scalar(text)
-            origins[keys[name]] = f"environment {name}"
-    return _Layer("environment", values, origins)
+            layer.put(keys[name], _scalar(text), f"environment {name}")
+    return layer
 
 
 def _switched_on(env: Mapping[str, str], switch: str) -> bool:
@@ -213,20 +246,22 @@ def _refuse_sampling(env: Mapping[str, str]) -> None:
 
 
 def _command_line(assignments: Iterable[str], options: Mapping[str, Any]) -> _Layer:
-    values = {key: value for key, value in options.items() if value is not None}
-    origins = dict.fromkeys(values, "command line")
+    layer = _Layer("command line")
+    for key, value in options.items():
+        if value is not None:
+            layer.put(key, value, "command line")
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text} lacks a value: write --set key=value")
-        values[key.strip()] = _scalar(value)
-        origins[key.strip()] = f"command line --set {key.strip()}"
-    return _Layer("command line", values, origins)
+        layer.put(key.strip(), _scalar(value), f"command line --set {key.strip()}")
+    return layer
 
 
-def _masked(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_masked(part) for part in value]
+def without_passwords(value: Any) -> Any:
+    """A setting's value as it may be shown: passwords in addresses are masked."""
+    if isinstance(value, list | tuple):
+        return [without_passwords(part) for part in value]
     return masked(value) if isinstance(value, str) else value
 
 

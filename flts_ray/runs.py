@@ -22,6 +22,7 @@ RUNS = "runs"
 START_FILE = "started.json"
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+GLANCE_S = 0.5
 
 
 @dataclass(kw_only=True)
@@ -91,9 +92,7 @@ def open_run(home: Path, settings_digest: str, submission_id: str | None = None)
 def _take(folder: Path, run_id: str, settings_digest: str) -> RunFolder | None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK_FILE).open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(lock):
         lock.close()
         return None
     attempt = int(_started(folder).get("attempt", 0)) + 1
@@ -109,6 +108,19 @@ def _take(folder: Path, run_id: str, settings_digest: str) -> RunFolder | None:
     temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     temporary.replace(folder / START_FILE)
     return RunFolder(run_id=run_id, folder=folder, attempt=attempt, _lock=lock)
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    """Take the lock; others hold it for an instant when they look whether the run is at work, and longer if it is."""
+    until = time.monotonic() + GLANCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
 
 
 def is_alive(folder: Path) -> bool:

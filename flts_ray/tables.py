@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flts_ray.config_layers import Resolved
 from flts_ray.data.claims import Claim
-from flts_ray.pipeline import RunResult
+from flts_ray.doctor.findings import Finding
+from flts_ray.results import RunResult
 
 PIPE_WIDTH = 140
 
@@ -89,6 +92,26 @@ def print_settings(resolved: Resolved) -> None:
         table.add_row(key, text, origin, style=None if origin == "default" else "bold")
     console.print(table)
     console.print(f"config_hash {resolved.settings.config_hash()}", markup=False)
+
+
+STATE_STYLES = {"ok": "green", "warning": "yellow", "trouble": "bold red", "fixed": "cyan", "skipped": "dim"}
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What ``flts doctor`` found: a table, then how many of each kind."""
+    console = _console()
+    table = Table(box=box.SIMPLE)
+    for name in ("state", "check", "place", "detail and remedy"):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        text = Text(finding.detail)
+        if finding.remedy:
+            text.append(f"\n→ {finding.remedy}", style="bold")
+        state = Text(finding.state, style=STATE_STYLES[finding.state])
+        table.add_row(state, Text(finding.check), Text(finding.place), text)
+    console.print(table)
+    counts = {state: sum(finding.state == state for finding in findings) for state in STATE_STYLES}
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count), markup=False)
 
 
 def _console() -> Console:

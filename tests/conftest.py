@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import S3Server
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in make and in the commands under test: sums are added up alike
+
+from tests.services import MlflowServer, Postgres, S3Server, why_no_postgres
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +68,34 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory, s3_credentials: dict[str
         tmp_path_factory.mktemp("s3"),
         access_key=s3_credentials["AWS_ACCESS_KEY_ID"],
         secret_key=s3_credentials["AWS_SECRET_ACCESS_KEY"],
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL with an empty database."""
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    server = Postgres()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, postgres: Postgres
+) -> Iterator[MlflowServer]:
+    """A real MLflow server on PostgreSQL that keeps its artifacts in the bucket ``tracker`` of the S3 server."""
+    s3_server.make_bucket("tracker")
+    server = MlflowServer(
+        tmp_path_factory.mktemp("mlflow-server"),
+        backend_uri=postgres.uri,
+        artifacts="s3://tracker/artifacts",
+        environment={**s3_server.environment, "MLFLOW_S3_ENDPOINT_URL": s3_server.endpoint_url},
     )
     server.start()
     yield server

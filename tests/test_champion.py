@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ import pytest
 from flts_ray.candidates import FittedCandidate
 from flts_ray.champion import identifier_of, promote
 from flts_ray.config import Settings
-from flts_ray.errors import TrackingError
+from flts_ray.errors import BundleError, FltsError, TrackingError
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.stage import evaluate
 from flts_ray.tracking.registry import ChampionRef, ModelRegistry
@@ -28,12 +29,17 @@ class Shelf:
     folders: dict[str, Path] = field(default_factory=dict)
     versions: list[ChampionRef] = field(default_factory=list)
     promoted: list[str] = field(default_factory=list)
-    broken: bool = False
+    trouble: FltsError | None = None
+    rival: Callable[[], None] | None = None
+    name: str = "flts-alpha"
 
     def register(self, run_id: str, candidate_id: str, *, tags: dict[str, str]) -> str:
         version = str(len(self.versions) + 1)
         all_tags = {"candidate_id": candidate_id, **tags}
         self.versions.append(ChampionRef(name="flts-alpha", version=version, run_id=run_id, tags=all_tags))
+        if self.rival is not None:
+            rival, self.rival = self.rival, None
+            rival()
         return version
 
     def promote(self, version: str) -> None:
@@ -43,8 +49,8 @@ class Shelf:
         return self.versions[int(self.promoted[-1]) - 1] if self.promoted else None
 
     def download(self, version: str, destination: Path) -> Path:
-        if self.broken:
-            raise TrackingError("the store did not answer")
+        if self.trouble is not None:
+            raise self.trouble
         folder = self.folders[self.versions[int(version) - 1].candidate_id]
         return Path(shutil.copytree(folder, destination, dirs_exist_ok=True))
 
@@ -115,14 +121,44 @@ def test_the_incumbent_is_scored_as_if_it_were_a_candidate(
     assert f"against {row.composite:.6f} on the same rows" in verdict.reasons[-1]
 
 
-def test_a_champion_that_cannot_be_fetched_gives_way_with_the_reason(
+def test_a_champion_whose_bundle_is_damaged_gives_way_with_the_reason(
     bench: Bench, good: FittedCandidate, weak: FittedCandidate, shelf: Shelf
 ) -> None:
     decide(bench, good, shelf)
-    shelf.broken = True
+    shelf.trouble = BundleError("its weights are not what was written")
     verdict = decide(bench, weak, shelf)
     assert verdict.state == "promoted"
-    assert "could not be scored on these rows: the store did not answer" in verdict.reasons[-1]
+    assert "could not be scored on these rows: its weights are not what was written" in verdict.reasons[-1]
+
+
+def test_an_outage_dethrones_nobody(bench: Bench, good: FittedCandidate, weak: FittedCandidate, shelf: Shelf) -> None:
+    decide(bench, good, shelf)
+    shelf.trouble = TrackingError("the store did not answer")
+    with pytest.raises(TrackingError, match="did not answer"):
+        decide(bench, weak, shelf)
+    assert shelf.promoted == ["1"]
+
+
+def test_a_champion_that_changes_while_this_run_decides_is_judged_anew(
+    bench: Bench, good: FittedCandidate, weak: FittedCandidate, shelf: Shelf
+) -> None:
+    """Another run, which does not share our lock, promotes the better model just before this one moves the alias."""
+    shelf.rival = lambda: shelf.promote(Shelf.register(shelf, "other", good.summary.candidate_id, tags={"kind": "gru"}))
+    verdict = decide(bench, weak, shelf)
+    assert verdict.state == "kept"
+    assert shelf.champion() is not None
+    assert shelf.champion().candidate_id == good.summary.candidate_id  # type: ignore[union-attr]
+
+
+def test_a_champion_that_never_stays_is_an_error(bench: Bench, weak: FittedCandidate, shelf: Shelf) -> None:
+    def another() -> None:
+        shelf.promote(shelf.register("other", "unknown", tags={"kind": "gru"}))
+        shelf.rival = another
+
+    shelf.rival = another
+    shelf.trouble = BundleError("gone")
+    with pytest.raises(TrackingError, match="changed 3 times"):
+        decide(bench, weak, shelf)
 
 
 def test_a_sampled_dataset_promotes_nothing(bench: Bench, weak: FittedCandidate, shelf: Shelf) -> None:

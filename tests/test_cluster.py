@@ -13,6 +13,7 @@ import pytest
 from flts_ray import cluster as module
 from flts_ray.cluster import Cluster, submission_id
 from flts_ray.config import RunSettings
+from flts_ray.errors import ClusterError
 from tests.helpers import REPOSITORY, clean_environment
 
 
@@ -61,6 +62,49 @@ def test_sigterm_keeps_the_meaning_that_the_program_gave_it() -> None:
     with module._own_sigterm():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        (
+            "10.0.0.9:6379",
+            r"^the Ray cluster at 10\.0\.0\.9:6379 cannot be reached \(no route\): check run\.ray_address",
+        ),
+        ("", r"^Ray could not be started on this machine \(no route\): check memory"),
+    ],
+)
+def test_a_ray_that_does_not_answer_is_told_in_a_sentence(
+    address: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise ConnectionError("no route.\nand much more")
+
+    for name in (*module.DRIVER_ENVIRONMENT, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ClusterError, match=sentence):
+        Cluster(RunSettings(ray_address=address)).ensure()
+
+
+@pytest.mark.unit
+def test_what_ray_tells_of_dead_workers_is_no_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray._private import worker as session
+
+    monkeypatch.setattr(session, "print_worker_logs", session.print_worker_logs)
+    module._keep_off_stdout()
+    lines = ["A worker died\nand a long report of it"]
+    session.print_to_stdstream({"lines": lines, "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    (record,) = caplog.records
+    assert record.__dict__["fields"] == {"source": "raylet", "text": "A worker died"}
 
 
 @pytest.mark.ray

@@ -137,3 +137,22 @@ def test_passwords_in_addresses_are_not_shown() -> None:
     shown = {key: value for key, value, _ in resolved.rows()}
     assert shown["tracking.uri"] == "postgresql://flts:***@db:5432/mlflow"
     assert "hunter2" not in str(resolved.rows())
+
+
+def test_what_was_set_and_lost_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "flts.yaml"
+    file.write_text("sampling:\n  train_rows: 50\nrecipe: classic\n")
+    resolved = load_settings(
+        file=file,
+        assignments=["sampling.train_rows=5", "training.epochs=3", "training.epochs=4"],
+        environ={"SAMPLE_TRAIN_ROWS": "30", "FLTS_SAMPLING__TRAIN_ROWS": "20", "SAMPLE_TEST_ROWS": ""},
+    )
+    assert resolved.settings.sampling.train_rows == 5
+    assert dict(resolved.overridden) == {
+        "sampling.train_rows": (
+            (f"file {file}", 50),
+            ("environment SAMPLE_TRAIN_ROWS", 30),
+            ("environment FLTS_SAMPLING__TRAIN_ROWS", 20),
+        ),
+        "training.epochs": (("recipe classic", 10), ("command line --set training.epochs", 3)),
+    }

@@ -18,7 +18,9 @@ MODULES = {
 }
 RAY_MODULES = {
     "flts_ray.cluster",
+    "flts_ray.training.relay",
     "flts_ray.training.trainer",
+    "flts_ray.training.worker",
     "flts_ray.training.prophet_tasks",
     "flts_ray.data.preprocess",
 }
@@ -66,8 +68,20 @@ def test_mlflow_is_touched_from_tracking_only() -> None:
     assert [name for name in users if not name.startswith("flts_ray.tracking.")] == []
 
 
-def test_ray_is_touched_from_four_modules_only() -> None:
+def test_ray_is_touched_from_these_modules_only() -> None:
     assert {name for name in MODULES if "ray" in roots_of(name)} == RAY_MODULES
+
+
+def test_one_module_opens_s3() -> None:
+    assert {name for name in MODULES if "s3fs" in roots_of(name)} == {"flts_ray.data.s3"}
+    named = {
+        name
+        for name in MODULES
+        for node in ast.walk(tree_of(name))
+        if (isinstance(node, ast.Attribute) and node.attr in {"S3FileSystem", "create_client"})
+        or (isinstance(node, ast.alias) and node.name in {"S3FileSystem", "boto3", "aiobotocore"})
+    }
+    assert named == {"flts_ray.data.s3"}
 
 
 def test_models_and_evaluation_need_no_orchestration() -> None:
@@ -78,7 +92,9 @@ def test_models_and_evaluation_need_no_orchestration() -> None:
         "flts_ray.pipeline",
         "flts_ray.cli",
         "flts_ray.tracking",
+        "flts_ray.training.relay",
         "flts_ray.training.trainer",
+        "flts_ray.training.worker",
     )
     assert [(n, i) for n in pure for i in imports_of(n) if i.startswith(outside)] == []
 

@@ -43,6 +43,7 @@ class Bucket:
 @pytest.fixture(scope="module")
 def bucket(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
     folder = tmp_path_factory.mktemp("machines")
+    s3_server.make_bucket("flts")
     place = Store("s3://flts/in", s3_server.settings())
     for split, source in zip(("train", "test"), write_stations(folder, ("alpha",)), strict=True):
         for file in Path(source).glob("*") if Path(source).is_dir() else [Path(source)]:

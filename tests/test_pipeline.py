@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import sqlite3
-import subprocess
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.helpers import FLTS, Answer, clean_environment, flts, sets, write_stations
+from tests.desk import NETWORK, Desk, scores
+from tests.helpers import Answer, flts, sets
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-NETWORK = {
-    "training.epochs": 6,
-    "training.batch_size": 32,
-    "training.learning_rate": 0.01,
-    "recurrent.hidden_size": 16,
-    "run.num_cpus": 2,
-}
 ROW_FIELDS = {
     "series",
     "target",
@@ -47,53 +31,6 @@ ROW_FIELDS = {
 }
 BASELINES = {"persistence", "moving_average", "seasonal_naive", "ridge"}
 EXIT_CODES = {"promoted": 0, "kept": 0, "no_winner": 30, "sampled": 31, "missing_candidate": 32}
-CLOCKS = ("fit_s", "predict_s")
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A user's folder: sources, a home, and one MLflow store in it."""
-
-    folder: Path
-    stations: tuple[str, ...] = ("alpha",)
-
-    @cached_property
-    def sources(self) -> list[str]:
-        train, test = write_stations(self.folder, self.stations)
-        return ["--train", train, "--test", test]
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "home"
-
-    def run(self, *more: str, env: dict[str, str] | None = None, **settings: Any) -> Answer:
-        values = {**NETWORK, **{key.replace("__", "."): value for key, value in settings.items()}}
-        return flts(
-            "run", "--json", *self.sources, "--home", str(self.home), *sets(values), *more, cwd=self.folder, env=env
-        )
-
-    def ask(self, *arguments: str) -> Answer:
-        return flts(*arguments, "--home", str(self.home), cwd=self.folder)
-
-    def query(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(self.home / "mlflow.db") as store:
-            rows = store.execute(sql, values).fetchall()
-        store.close()
-        return rows
-
-    def statuses(self) -> dict[str, list[str]]:
-        """Statuses of all MLflow runs, by what they are."""
-        found: dict[str, list[str]] = {}
-        rows = self.query(
-            "SELECT r.status, (SELECT value FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = 'kind') FROM runs r"
-        )
-        for status, kind in rows:
-            found.setdefault(kind or "parent", []).append(status)
-        return found
-
-
-def scores(document: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in document["leaderboard"]]
 
 
 def assert_whole(answer: Answer) -> dict[str, Any]:
@@ -344,110 +281,3 @@ def test_a_sampled_run_ends_in_its_own_state_and_promotes_nothing(sampled: tuple
         assert claim["series"][0][split]["rows"] == kept
     assert desk.statuses() == {"parent": ["FINISHED"], "gru": ["FINISHED"]}
     assert len([b for b in answer.named("heartbeat") if b["stage"] == "epoch"]) == 3, "EPOCHS was not read"
-
-
-LISTENING_FLTS = [*FLTS[:-1], f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {FLTS[-1]}"]
-"""What runs in the background of a script inherits that Ctrl-C is ignored; these tests are about a terminal."""
-
-
-class Started:
-    """A command in the background, whose heartbeats can be waited for."""
-
-    def __init__(self, arguments: list[str], cwd: Path) -> None:
-        self.process = subprocess.Popen(
-            [*LISTENING_FLTS, *arguments],
-            cwd=cwd,
-            env=clean_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines.extend(iter(self.process.stderr.readline, ""))
-
-    def _events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines if line.startswith('{"ts"') and line.endswith("\n")]
-
-    def wait_for_epoch(self, epoch: int, *, timeout_s: float = 240) -> None:
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until and self.process.poll() is None:
-            if any(e["event"] == "heartbeat" and e.get("epoch", 0) >= epoch for e in self._events()):
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"no epoch {epoch}:\n{''.join(self.lines)[-3000:]}")
-
-    def end(self, number: signal.Signals) -> tuple[Answer, list[str]]:
-        """Send a signal; also the names of descendants that outlive the process."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        assert any("raylet" in (p.name() or "") for p in family), "Ray does not run"
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=90)
-        _, alive = psutil.wait_procs(family, timeout=30)
-        assert self.process.stdout is not None
-        with self.process.stdout as stream:
-            out = stream.read()
-        self.reader.join(timeout=10)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return Answer(code, out, "".join(self.lines)), [p.name() for p in alive]
-
-
-EPOCHS_TO_CUT = 60
-
-
-@pytest.fixture(scope="module")
-def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, list[str]]]:
-    desk = Desk(tmp_path_factory.mktemp("cut"))
-    values = {**NETWORK, "candidates": "gru", "training.epochs": EPOCHS_TO_CUT, "training.early_stopping": "false"}
-    yield desk, ["run", "--json", *desk.sources, "--home", str(desk.home), *sets(values)]
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize(
-    ("number", "exit_code", "epoch"), [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 12)], ids=["ctrl-c", "sigterm"]
-)
-def test_an_interrupted_run_closes_everything_at_once(
-    cut: tuple[Desk, list[str]], number: signal.Signals, exit_code: int, epoch: int
-) -> None:
-    desk, command = cut
-    started = Started(command, desk.folder)
-    try:
-        started.wait_for_epoch(epoch)
-        answer, alive = started.end(number)
-    finally:
-        if started.process.poll() is None:
-            started.process.kill()
-            started.process.wait()
-    assert answer.code == exit_code, answer.err[-3000:]
-    assert answer.out == ""
-    assert [line for line in answer.err.splitlines() if line and not line.startswith('{"ts"')] == [
-        "interrupted: the same command goes on from what is done"
-    ]
-    assert alive == []
-    assert max(e["epoch"] for e in answer.named("heartbeat") if "epoch" in e) < EPOCHS_TO_CUT
-    assert "RUNNING" not in {status for found in desk.statuses().values() for status in found}
-    assert {found[-1] for found in desk.statuses().values()} == {"KILLED"}
-    assert desk.ask("leaderboard", "--json").code == 2, "a run that was cut off is not a finished run"
-
-
-@pytest.mark.fault
-def test_the_same_command_goes_on_where_it_was_cut_off(cut: tuple[Desk, list[str]]) -> None:
-    desk, command = cut
-    if not (desk.home / "checkpoints").exists():
-        pytest.skip("needs the interrupted runs of the tests before it")
-    answer = flts(*command, cwd=desk.folder)
-    document = assert_whole(answer)
-    assert answer.named("preprocess_skipped")
-    (resumed,) = [beat["epoch"] for beat in answer.named("heartbeat") if beat["stage"] == "resumed"]
-    assert resumed >= 10
-    epochs = [beat["epoch"] for beat in answer.named("heartbeat") if beat["stage"] == "epoch"]
-    assert epochs == list(range(resumed + 1, EPOCHS_TO_CUT + 1))
-    assert document["verdict"]["state"] == "promoted"
-    assert {kind: found.count("FINISHED") for kind, found in desk.statuses().items()} == {"parent": 1, "gru": 1}
-    assert "RUNNING" not in {status for found in desk.statuses().values() for status in found}

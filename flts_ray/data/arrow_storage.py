@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyarrow import fs
 
+from flts_ray.data.s3 import arrow_client
 from flts_ray.data.storage import Store
 
 
@@ -15,13 +16,4 @@ def arrow_place(store: Store) -> tuple[str, fs.FileSystem]:
     """
     if not store.uri.startswith("s3://"):
         return store.uri, fs.LocalFileSystem()
-    scheme, _, host = store.settings.endpoint_url.rpartition("://")
-    filesystem = fs.S3FileSystem(
-        endpoint_override=host or None,
-        scheme=scheme or "https",
-        region=store.settings.region,
-        force_virtual_addressing=store.settings.addressing_style == "virtual",
-        connect_timeout=min(5.0, store.settings.timeout_s),
-        request_timeout=store.settings.timeout_s,
-    )
-    return store.uri.removeprefix("s3://"), filesystem
+    return store.uri.removeprefix("s3://"), arrow_client(store.settings)

@@ -167,6 +167,10 @@ class Claim(Section):
         """The same claim with ``claim_sha256`` filled in."""
         return self.model_copy(update={"claim_sha256": _self_digest(self.model_dump(mode="json"))})
 
+    def files(self) -> tuple[SplitRecord, ...]:
+        """Every data file."""
+        return tuple(split for record in self.series for split in (record.train, record.test))
+
     def rows(self, split: Split) -> int:
         """Rows of one split, all series together."""
         return sum(getattr(record, split).rows for record in self.series)
@@ -193,23 +197,47 @@ def has_claim(store: Store, dataset_id: str) -> bool:
     return dataset_store(store, dataset_id).exists(CLAIM_FILE)
 
 
-def write_claim(store: Store, claim: Claim) -> Claim:
-    """Seal a claim, write it, and read it back. The data files must lie in place.
+def write_claim(store: Store, claim: Claim, *, replace: bool = False) -> Claim:
+    """Seal a claim, write it, and read it back. The data files must lie in place, verified.
+
+    Args:
+        store: Where datasets are kept.
+        claim: What to write.
+        replace: Put it in the place of a claim that is there. Otherwise, of several writers one succeeds, and the
+            others get its claim.
+
+    Returns:
+        The claim that stands now: this one, or another writer's of the same data.
 
     Raises:
-        IntegrityError: If what is read back is not what was written.
+        IntegrityError: If what is read back is not what was written, or another writer's dataset is damaged or differs.
         StorageError: If the store refuses.
     """
     claim = claim.sealed()
     content = json.dumps(claim.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False).encode()
     place = dataset_store(store, claim.dataset_id)
-    place.write_bytes(CLAIM_FILE, content)
+    if replace:
+        place.write_bytes(CLAIM_FILE, content)
+    elif not place.create(CLAIM_FILE, content):
+        return _first_claim(store, claim)
     if (found := place.read_bytes(CLAIM_FILE)) != content:
         raise IntegrityError(
             f"the claim of dataset {claim.dataset_id} was written with {len(content)} bytes and read back with "
             f"{len(found)} that differ: check the store, then preprocess again"
         )
     return claim
+
+
+def _first_claim(store: Store, ours: Claim) -> Claim:
+    """The claim that another writer put there before ours, if it says the same and its files are there."""
+    theirs = read_claim(store, ours.dataset_id)
+    verify_files(store, theirs)
+    if theirs.digest() != ours.digest():
+        raise IntegrityError(
+            f"another run published dataset {ours.dataset_id} at the same time, with other content (digest "
+            f"{theirs.digest()[:12]}, ours {ours.digest()[:12]}): run the same version of the program everywhere"
+        )
+    return theirs
 
 
 def read_claim(store: Store, dataset_id: str) -> Claim:
@@ -288,9 +316,8 @@ def verify_files(store: Store, claim: Claim) -> None:
     Raises:
         IntegrityError: If a file is gone or differs.
     """
-    for record in claim.series:
-        read_split(store, claim.dataset_id, record.train)
-        read_split(store, claim.dataset_id, record.test)
+    for split in claim.files():
+        read_split(store, claim.dataset_id, split)
 
 
 def now_utc() -> str:

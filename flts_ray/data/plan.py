@@ -9,8 +9,9 @@ from flts_ray.config import Section, Settings
 from flts_ray.data.claims import SourceRecord, Split, data_digest, dataset_id_of
 from flts_ray.data.shaping import FileItem, SeriesItem, SourceFile
 from flts_ray.data.source import station_name
-from flts_ray.data.storage import display, expand, source_digest
+from flts_ray.data.storage import expand, source_digest
 from flts_ray.errors import ConfigError, DataError
+from flts_ray.redaction import redacted
 
 ALL_STATIONS = "all"
 """Name of the one series when nothing tells stations apart."""
@@ -57,12 +58,12 @@ def make_plan(settings: Settings) -> Plan:
     test_uris = expand(data.test, settings.storage) if data.test else ()
     train_uris = [uri for uri in expand(data.train, settings.storage) if uri not in test_uris]
     if not train_uris:
-        raise DataError(f"every file of data.train is also in data.test ({display(test_uris[0])}): separate them")
+        raise DataError(f"every file of data.train is also in data.test ({redacted(test_uris[0])}): separate them")
     uris = [*train_uris, *test_uris]
     with ThreadPoolExecutor(4) as pool:  # hashing and network reads release the interpreter lock
         digests = list(pool.map(lambda uri: source_digest(uri, settings.storage), uris))
     known = {
-        uri: SourceFile(uri=uri, shown=display(uri), sha256=digest, bytes=size)
+        uri: SourceFile(uri=uri, shown=redacted(uri), sha256=digest, bytes=size)
         for uri, (digest, size) in zip(uris, digests, strict=True)
     }
     train, test = [known[uri] for uri in train_uris], [known[uri] for uri in test_uris]

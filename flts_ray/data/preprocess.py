@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +21,16 @@ from flts_ray.data.claims import (
     ColumnRecord,
     DroppedSeries,
     SeriesRecord,
+    SplitRecord,
     has_claim,
     now_utc,
     read_claim,
+    read_split,
     verify_files,
     write_claim,
 )
+from flts_ray.data.leftovers import lock_of, staging_of, sweep
+from flts_ray.data.locks import Held, hold
 from flts_ray.data.plan import Plan, check_same_stations, make_plan
 from flts_ray.data.shaping import (
     FileItem,
@@ -41,7 +44,7 @@ from flts_ray.data.shaping import (
     split_stations,
 )
 from flts_ray.data.storage import Store
-from flts_ray.errors import DataError, FltsError, IntegrityError, StorageError
+from flts_ray.errors import DataError, FltsError, InfrastructureError, IntegrityError, StorageError
 from flts_ray.telemetry.logging import event
 
 _Item = TypeVar("_Item", bound=BaseModel)
@@ -64,20 +67,29 @@ class PreprocessResult:
 
 
 def preprocess(
-    settings: Settings, store: Store, *, code_version: str, ensure_ray: Callable[[], None] | None = None
+    settings: Settings,
+    store: Store,
+    *,
+    code_version: str,
+    ensure_ray: Callable[[], None] | None = None,
+    owner: str = "",
 ) -> PreprocessResult:
     """Turn sources into a dataset, or recognise that this was done before.
+
+    Of several runs that want the same dataset one makes it, and the others wait for it.
 
     Args:
         settings: The configuration; ``run.force`` redoes what is there.
         store: Where datasets are kept.
         code_version: Recorded in the claim.
         ensure_ray: Called before the first Ray task, and only if there is work; without it Ray must run already.
+        owner: The run that asks, for the others to know whom they wait for.
 
     Raises:
         ConfigError: If no source is configured.
         DataError: Its subclasses, if a source cannot be used. Nothing is left behind.
-        StorageError: If the store does not answer.
+        StorageError: If the store does not answer. What lies unfinished there is removed by the next run.
+        BusyError: If another run works on it for longer than ``watchdog.preprocess_deadline_s``.
     """
     start = time.monotonic()
     plan = make_plan(settings)
@@ -85,18 +97,54 @@ def preprocess(
     event(
         "preprocess_started", dataset_id=dataset_id, files=len(plan.sources), bytes=sum(s.bytes for s in plan.sources)
     )
-    if not settings.run.force and (known := _existing(store, dataset_id)) is not None:
-        for record in known.series:
-            check_enough_rows(record.series, record.train.rows, settings.windows)
-        seconds = time.monotonic() - start
-        event(
-            "preprocess_skipped", dataset_id=dataset_id, rows=known.rows("train") + known.rows("test"), seconds=seconds
-        )
-        return PreprocessResult(claim=known, reused=True, seconds=seconds)
+    known, _ = (None, "") if settings.run.force else _existing(store, dataset_id)
+    if known is None:
+        with hold(
+            store,
+            lock_of(dataset_id),
+            owner=owner,
+            wait_s=settings.watchdog.preprocess_deadline_s,
+            on_wait=lambda holder: event("preprocess_waiting", dataset_id=dataset_id, holder=holder),
+        ) as held:
+            known, damage = _existing(store, dataset_id)
+            if known is None or settings.run.force:
+                if damage:
+                    event("preprocess_repairing", level=logging.WARNING, dataset_id=dataset_id, reason=damage)
+                return _make(
+                    plan,
+                    settings,
+                    store,
+                    code_version=code_version,
+                    ensure_ray=ensure_ray,
+                    replace=known is not None or bool(damage),
+                    held=held,
+                    start=start,
+                )
+    for record in known.series:
+        check_enough_rows(record.series, record.train.rows, settings.windows)
+    seconds = time.monotonic() - start
+    event("preprocess_skipped", dataset_id=dataset_id, rows=known.rows("train") + known.rows("test"), seconds=seconds)
+    return PreprocessResult(claim=known, reused=True, seconds=seconds)
 
+
+def _make(
+    plan: Plan,
+    settings: Settings,
+    store: Store,
+    *,
+    code_version: str,
+    ensure_ray: Callable[[], None] | None,
+    replace: bool,
+    held: Held,
+    start: float,
+) -> PreprocessResult:
+    """Make and publish the dataset, under its lock."""
+    dataset_id = plan.dataset_id
+    if remains := sweep(store, dataset_id):
+        event("leftovers_removed", dataset_id=dataset_id, files=len(remains))
     if ensure_ray is not None:
         ensure_ray()
-    staging = f"{DATASETS}/.unfinished-{secrets.token_hex(8)}"
+    staging = staging_of(dataset_id)
     lineage = {"dataset_id": dataset_id, "config_hash": plan.config_hash, "data_digest": plan.data_digest}
     job = Job(settings=settings, staging=store.uri_of(staging), lineage=lineage)
     try:
@@ -104,16 +152,21 @@ def preprocess(
         if settings.data.series_by == "column":
             items, read = _stations(plan, job)
         outcomes = list(_shape_all(items, job))
-        claim = _publish(store, staging, _claim(plan, settings, outcomes, read, code_version))
-    finally:
+        made = _claim(plan, settings, outcomes, read, code_version)
+        claim = _publish(store, staging, made, replace=replace, held=held)
+    except InfrastructureError:
+        raise  # to clean up takes the very store that does not answer; the next run does it
+    except BaseException:
         _clean_up(store, staging)
+        raise
+    _clean_up(store, staging)
     seconds = time.monotonic() - start
     event(
         "preprocess_done",
         dataset_id=dataset_id,
         series=len(claim.series),
         rows=claim.rows("train") + claim.rows("test"),
-        bytes=sum(record.train.bytes + record.test.bytes for record in claim.series),
+        bytes=sum(split.bytes for split in claim.files()),
         seconds=seconds,
     )
     return PreprocessResult(claim=claim, reused=False, seconds=seconds)
@@ -137,17 +190,16 @@ def _stations(plan: Plan, job: Job) -> tuple[list[SeriesItem], list[FileItem]]:
     return items, read
 
 
-def _existing(store: Store, dataset_id: str) -> Claim | None:
-    """The claim of a dataset that is there and intact."""
+def _existing(store: Store, dataset_id: str) -> tuple[Claim | None, str]:
+    """The claim of a dataset that is there and intact, or what is wrong with the one that is there."""
     if not has_claim(store, dataset_id):
-        return None
+        return None, ""
     try:
         claim = read_claim(store, dataset_id)
         verify_files(store, claim)
     except IntegrityError as error:
-        event("preprocess_repairing", level=logging.WARNING, dataset_id=dataset_id, reason=str(error))
-        return None
-    return claim
+        return None, str(error)
+    return claim, ""
 
 
 def _shape_all(items: list[SeriesItem], job: Job) -> Iterator[SeriesOutcome]:
@@ -231,18 +283,29 @@ def _error_type(name: str) -> type[FltsError]:
     return found if isinstance(found, type) and issubclass(found, FltsError) else FltsError
 
 
-def _publish(store: Store, staging: str, claim: Claim) -> Claim:
-    """Move the finished files to their place, then write the claim: until then no reader sees a dataset."""
+def _publish(store: Store, staging: str, claim: Claim, *, replace: bool, held: Held) -> Claim:
+    """Move the finished files to their place, check them there, then write the claim: until then nobody sees them.
+
+    Files are named by their content, so nothing that an older claim names is touched.
+    """
     place = f"{DATASETS}/{claim.dataset_id}"
+    for split in claim.files():
+        if not _is_there(store, claim.dataset_id, split):
+            store.move(f"{staging}/{split.path}", f"{place}/{split.path}")
+    verify_files(store, claim)
+    held.check()
+    published = write_claim(store, claim, replace=replace)
+    for path in {split.path for split in claim.files()} - {split.path for split in published.files()}:
+        _clean_up(store, f"{place}/{path}")
+    return published
+
+
+def _is_there(store: Store, dataset_id: str, split: SplitRecord) -> bool:
     try:
-        store.delete(place)
-        for record in claim.series:
-            for split in (record.train, record.test):
-                store.move(f"{staging}/{split.path}", f"{place}/{split.path}")
-        return write_claim(store, claim)
-    except BaseException:
-        _clean_up(store, place)
-        raise
+        read_split(store, dataset_id, split)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _clean_up(store: Store, prefix: str) -> None:

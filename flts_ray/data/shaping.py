@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from flts_ray.config import DataSettings, Section, Settings, WindowSettings, canonical_json
+from flts_ray.data.addresses import file_name
 from flts_ray.data.claims import SeriesRecord, Split, SplitRecord
 from flts_ray.data.frame import RawFrame, SeriesFrame
 from flts_ray.data.parquet import encode, write_table
 from flts_ray.data.quality import most_frequent_step, regime_shifts, split_quality
 from flts_ray.data.sampling import SamplingEvidence, sample
 from flts_ray.data.source import concatenate, read_rows, stamp
-from flts_ray.data.storage import Store, display, read_source
+from flts_ray.data.storage import Store, read_source
 from flts_ray.data.transform import Transform
 from flts_ray.errors import AllMissingError, DataError, IntegrityError, SplitOrderError, TooFewRowsError
+from flts_ray.redaction import redacted
 
 
 class SourceFile(Section):
@@ -210,19 +211,11 @@ def check_enough_rows(series: str, rows: int, windows: WindowSettings) -> None:
         )
 
 
-def file_name(series: str) -> str:
-    """A name for files that no station name can lead astray; two stations never share one."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", series):
-        return series
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", series).strip("._-")[:60]
-    return f"{readable or 'series'}-{hashlib.sha256(series.encode()).hexdigest()[:12]}"
-
-
 def _content(file: SourceFile, settings: Settings) -> bytes:
     content = read_source(file.uri, settings.storage)
     if (digest := hashlib.sha256(content).hexdigest()) != file.sha256:
         raise IntegrityError(
-            f"{display(file.shown)} changed while it was being read (digest {digest[:12]} after {file.sha256[:12]}): "
+            f"{redacted(file.shown)} changed while it was being read (digest {digest[:12]} after {file.sha256[:12]}): "
             "preprocess again when it is complete"
         )
     return content
@@ -278,13 +271,15 @@ def _store(
         "transform": canonical_json(transform.model_dump(mode="json")),
     }
     content = encode(raw, frame.features[rows], transform.feature_names, lineage)
-    path = f"{split}/{file_name(frame.series)}.parquet"
+    digest = hashlib.sha256(content).hexdigest()
+    # Named by content too: no writer ever replaces bytes that another claim, or a reader, counts on.
+    path = f"{split}/{file_name(frame.series)}-{digest[:12]}.parquet"
     job.store().write_bytes(path, content)
     return SplitRecord(
         path=path,
         rows=len(raw),
         bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest,
         time_start=stamp(raw.time[0]),
         time_end=stamp(raw.time[-1]),
         sampling=evidence,

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from flts_ray.config import DataSettings
 from flts_ray.data.frame import FloatArray, IntArray, RawFrame, TimeArray
-from flts_ray.data.storage import display
 from flts_ray.errors import (
     ColumnTypeError,
     DataError,
@@ -24,6 +23,7 @@ from flts_ray.errors import (
     MissingColumnError,
     TimeOrderError,
 )
+from flts_ray.redaction import redacted
 
 PARQUET_MAGIC = b"PAR1"
 _TIME_TYPES = (pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
@@ -67,7 +67,7 @@ def read_rows(content: bytes, uri: str, settings: DataSettings, *, series: str =
         TimeOrderError: If a timestamp is missing, unreadable, repeated or earlier than the row before it.
         DataError: If the file is not what its name says.
     """
-    where = display(uri)
+    where = redacted(uri)
     if not content or content.isspace():
         raise EmptyInputError(f"{where} is empty: check how it was written")
     if content[:4] == PARQUET_MAGIC or uri.lower().endswith((".parquet", ".pq")):
@@ -120,7 +120,7 @@ def concatenate(parts: list[tuple[str, RawFrame]]) -> RawFrame:
     for (name, before), (next_name, after) in pairwise(ordered):
         if after.time[0] <= before.time[-1]:
             raise TimeOrderError(
-                f"{display(next_name)} starts at {stamp(after.time[0])}, before {display(name)} ends at "
+                f"{redacted(next_name)} starts at {stamp(after.time[0])}, before {redacted(name)} ends at "
                 f"{stamp(before.time[-1])}: the files of one station must not overlap in time"
             )
     if len(ordered) == 1:
@@ -318,4 +318,4 @@ def _by_station(
 
 
 def _short(error: BaseException) -> str:
-    return display(" ".join(str(error).split())[:200]).rstrip(".")
+    return redacted(" ".join(str(error).split())[:200]).rstrip(".")

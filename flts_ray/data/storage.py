@@ -2,55 +2,33 @@
 
 Bytes are always complete before a write begins, and every write is one atomic step: an interrupted writer leaves
 the old content or none, never a truncated object. (Open S3 streams publish what they have when an exception
-passes through them, so no stream is ever offered for writing.)
+passes through them, so no stream is ever offered for writing.) While a server is down or overloaded, operations are
+tried again until ``storage.deadline_s``; what it refuses is an error at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TypeVar
 
 from flts_ray.config import StorageSettings
-from flts_ray.data.storage_backends import LocalBackend, S3Backend
+from flts_ray.data.addresses import absolute_uri, checked_path, reason_of, split_s3
+from flts_ray.data.retries import OutageError, answer_of, is_failure, persistently
+from flts_ray.data.storage_backends import Backend, LocalBackend, S3Backend
 from flts_ray.errors import FltsError, SourceNotFoundError, StorageError
+from flts_ray.redaction import redacted
+from flts_ray.telemetry.logging import event
 
-SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 SOURCE_SUFFIXES = (".csv", ".parquet", ".pq")
 """What counts as a source file when a folder is given."""
 
+SOURCE_BLOCK = 1 << 22
 
-class Backend(Protocol):
-    """What a place must be able to do; paths are absolute in the place's own notation."""
-
-    def open(self, path: str) -> BinaryIO:
-        """Open for reading."""
-
-    def read(self, path: str) -> bytes:
-        """The whole content."""
-
-    def write(self, path: str, data: bytes) -> None:
-        """Replace the content, atomically."""
-
-    def size(self, path: str) -> int | None:
-        """Bytes, or None where there is no such file."""
-
-    def walk(self, path: str) -> list[str]:
-        """Every file below the path, as paths relative to it."""
-
-    def glob(self, pattern: str) -> list[str]:
-        """Files that match a pattern, as absolute paths."""
-
-    def move(self, source: str, target: str) -> None:
-        """Give a file another path, replacing what is there."""
-
-    def delete(self, path: str) -> None:
-        """Remove a file or everything below a path; nothing there is fine."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -60,11 +38,11 @@ class Store:
     Attributes:
         uri: A folder, or ``s3://bucket/prefix``. Local folders are made absolute at once, so that a store means
             the same place in a worker process with another working directory.
-        settings: Endpoint, region and time-outs of the S3 server. Credentials come from the environment
+        settings: Endpoint, region and patience with the S3 server. Credentials come from the environment
             (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``) where the store is used.
 
-    Every method raises StorageError, naming the place, if the disk or the server refuses or does not answer, or
-    if a path would leave the store. A store holds no connection and can be pickled.
+    Every method raises StorageError, naming the place, if the disk or the server refuses, if it was still down after
+    ``settings.deadline_s``, or if a path would leave the store. A store holds no connection and can be pickled.
     """
 
     uri: str
@@ -76,23 +54,66 @@ class Store:
 
     def uri_of(self, path: str = "") -> str:
         """The full address of a relative path, or of the store itself."""
-        return self._file(path) if path else self.uri
+        return f"{self.uri}/{checked_path(path)}" if path else self.uri
 
     def child(self, path: str) -> Store:
         """The store of everything below ``path``."""
         return Store(self.uri_of(path), self.settings)
 
+    def prepare(self) -> None:
+        """Make sure that the store can be used: its folder made, its bucket there.
+
+        A bucket that does not exist is created if ``storage.create_bucket`` allows it. (Some servers create it
+        silently on the first write, so a mistyped name has to be found out before that.)
+        """
+        try:
+            if not self.uri.startswith("s3://"):
+                self._tried("make the folder", lambda backend, uri: backend.make_root(uri))
+            self._tried("use", lambda backend, uri: backend.probe(uri))
+        except NoBucketError:
+            if not self.settings.create_bucket:
+                raise
+            self._tried("create the bucket of", lambda backend, uri: backend.make_root(uri))
+            self._tried("use", lambda backend, uri: backend.probe(uri))
+            event("bucket_created", bucket=split_s3(self.uri)[0])
+
+    def wait_until_up(self, deadline_s: float | None = None) -> None:
+        """Return as soon as the store answers.
+
+        Args:
+            deadline_s: How long to wait; ``settings.deadline_s`` if not given.
+
+        Raises:
+            StorageError: If it did not answer in time, or answered with a refusal.
+        """
+        patience = self.settings
+        if deadline_s is not None:
+            patience = patience.model_copy(update={"deadline_s": max(deadline_s, 0.001)})
+        Store(self.uri, patience)._tried("reach", lambda backend, uri: backend.probe(uri))
+
     def read_bytes(self, path: str) -> bytes:
         """The whole content of one file."""
-        uri = self._file(path)
-        with _storage_errors("read", uri):
-            return _backend(uri, self.settings).read(uri)
+        return self._tried("read", lambda backend, uri: backend.read(uri), self._file(path))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write one file atomically: readers see the old content or the new, never a part."""
-        uri = self._file(path)
-        with _storage_errors("write", uri):
-            _backend(uri, self.settings).write(uri, data)
+        self._tried("write", lambda backend, uri: backend.write(uri, data), self._file(path))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write one file atomically, unless it exists; of several writers at once exactly one succeeds.
+
+        Returns:
+            Whether it was written; False if there was a file before.
+        """
+        attempts = 0
+
+        def attempt(backend: Backend, uri: str) -> bool:
+            nonlocal attempts
+            attempts += 1
+            # After a try whose answer was lost, what is there may be ours.
+            return backend.create(uri, data) or (attempts > 1 and backend.read(uri) == data)
+
+        return self._tried("create", attempt, self._file(path))
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at ``path``."""
@@ -102,68 +123,81 @@ class Store:
         """Bytes of one file."""
         size = self._size(path)
         if size is None:
-            raise StorageError(f"{display(self.uri_of(path))} does not exist: check the path")
+            raise StorageError(f"{redacted(self.uri_of(path))} does not exist: check the path")
         return size
 
-    def list(self, prefix: str = "") -> list[str]:
-        """Every file below ``prefix``, sorted, as paths relative to the store; empty if there is nothing."""
-        uri = self.uri_of(prefix)
-        with _storage_errors("list", uri):
-            names = _backend(uri, self.settings).walk(uri)
-        return sorted(f"{prefix}/{name}" if prefix else name for name in names)
+    def list(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
+        """Every file below ``prefix``, sorted, as paths relative to the store; empty if there is nothing.
+
+        Args:
+            prefix: A folder; empty for the whole store.
+            hidden: Also what lies below it in folders and files with a leading dot, such as unfinished output.
+        """
+        names = self._tried("list", lambda backend, uri: backend.walk(uri), self.uri_of(prefix))
+        return sorted(f"{prefix}/{name}" if prefix else name for name in names if hidden or not _is_hidden(name))
+
+    def temporary_files(self, older_than_s: float) -> tuple[str, ...]:
+        """What writers began at least so many seconds ago and never finished, sorted."""
+        return tuple(sorted(self._tried("list", lambda backend, uri: backend.temporary(uri, older_than_s))))
 
     def move(self, source: str, target: str) -> None:
         """Give one file another path within the store, replacing what is there (S3: server-side copy, delete)."""
         uri = self._file(source)
-        with _storage_errors("move", uri):
-            _backend(uri, self.settings).move(uri, self._file(target))
+        for step in _backend(uri, self.settings).moving(uri, self._file(target)):
+            attempt(step, action="move", uri=uri, settings=self.settings)
 
     def delete(self, prefix: str) -> None:
         """Remove one file, or everything below ``prefix``; nothing there is fine. The store itself stays."""
-        uri = self._file(prefix)
-        with _storage_errors("delete", uri):
-            _backend(uri, self.settings).delete(uri)
+        self._tried("delete", lambda backend, uri: backend.delete(uri), self._file(prefix))
 
     def _file(self, path: str) -> str:
-        return f"{self.uri}/{_checked(path)}"
+        return f"{self.uri}/{checked_path(path)}"
 
     def _size(self, path: str) -> int | None:
-        uri = self._file(path)
-        with _storage_errors("look up", uri):
-            return _backend(uri, self.settings).size(uri)
+        return self._tried("look up", lambda backend, uri: backend.size(uri), self._file(path))
+
+    def _tried(self, action: str, call: Callable[[Backend, str], _T], uri: str = "") -> _T:
+        place = uri or self.uri
+        backend = _backend(place, self.settings)
+        return attempt(lambda: call(backend, place), action=action, uri=place, settings=self.settings)
 
 
-def open_source(uri: str, settings: StorageSettings) -> BinaryIO:
-    """Open an input file for reading; close it after use.
+class NoBucketError(StorageError):
+    """The bucket does not exist."""
+
+
+def attempt(call: Callable[[], _T], *, action: str, uri: str, settings: StorageSettings) -> _T:
+    """Call until it succeeds, while the store is down again and again.
 
     Raises:
-        SourceNotFoundError: If it does not exist or cannot be reached.
+        StorageError: If the store refuses or does not come back; the message names ``action``, ``uri`` and the reason.
     """
-    uri = absolute_uri(uri)
-    with _source_errors(uri):
-        return _backend(uri, settings).open(uri)
+    with _translated(lambda error: _storage_error(error, action, uri), uri, settings):
+        return persistently(call, place=uri, settings=settings)
 
 
 def read_source(uri: str, settings: StorageSettings) -> bytes:
     """The whole content of an input file.
 
     Raises:
-        SourceNotFoundError: If it does not exist or cannot be reached.
+        SourceNotFoundError: If it does not exist or may not be read.
+        StorageError: If its server was down for longer than ``settings.deadline_s``.
     """
     uri = absolute_uri(uri)
-    with _source_errors(uri):
-        return _backend(uri, settings).read(uri)
+    return _read_source(lambda: _backend(uri, settings).read(uri), uri, settings)
 
 
 def source_digest(uri: str, settings: StorageSettings) -> tuple[str, int]:
     """SHA-256 (hex) and number of bytes of an input file, read in pieces.
 
     Raises:
-        SourceNotFoundError: If it does not exist or cannot be reached.
+        SourceNotFoundError: If it does not exist or may not be read.
+        StorageError: If its server was down for longer than ``settings.deadline_s``.
     """
-    with open_source(uri, settings) as stream, _source_errors(uri):
-        digest, size = hashlib.sha256(), 0
-        while block := stream.read(1 << 22):
+    uri = absolute_uri(uri)
+    digest, size = hashlib.sha256(), 0
+    with closing(_read_source(lambda: _backend(uri, settings).open(uri), uri, settings)) as stream:
+        while block := _read_source(lambda: stream.read(SOURCE_BLOCK), uri, settings):
             digest.update(block)
             size += len(block)
     return digest.hexdigest(), size
@@ -176,15 +210,15 @@ def expand(patterns: Sequence[str], settings: StorageSettings) -> tuple[str, ...
 
     Raises:
         SourceNotFoundError: If a pattern stands for no file, naming it.
+        StorageError: If the server was down for longer than ``settings.deadline_s``.
     """
     found: dict[str, None] = {}
     for pattern in patterns:
         uri = absolute_uri(pattern)
-        with _source_errors(uri):
-            files = _expand_one(uri, settings)
+        files = _read_source(lambda uri=uri: _expand_one(uri, settings), uri, settings)  # type: ignore[misc]
         if not files:
             raise SourceNotFoundError(
-                f"the source {display(uri)} does not exist or holds no CSV or Parquet file: check the path"
+                f"the source {redacted(uri)} does not exist or holds no CSV or Parquet file: check the path"
             )
         found.update(dict.fromkeys(files))
     return tuple(found)
@@ -203,86 +237,58 @@ def _is_source(name: str) -> bool:
     return name.lower().endswith(SOURCE_SUFFIXES) and not name.startswith((".", "_"))
 
 
-def absolute_uri(uri: str) -> str:
-    """``s3://bucket/key`` without doubled slashes, or an absolute local path (``file://`` and ``~`` understood).
-
-    Raises:
-        StorageError: If the address is empty, names no bucket, or has a scheme other than ``s3`` or ``file``.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        if not uri:
-            raise StorageError("an address is empty: give a folder or s3://bucket/prefix")
-        return str(Path(os.path.abspath(Path(uri).expanduser())))  # noqa: PTH100 - resolve() would follow links
-    if scheme == "file":
-        return absolute_uri(rest)
-    parts = [part for part in rest.split("/") if part]
-    if scheme != "s3" or not parts:
-        raise StorageError(f"{display(uri)} is not an address this program knows: use a folder or s3://bucket/prefix")
-    return "s3://" + "/".join(parts)
-
-
-def display(text: object) -> str:
-    """A text fit for messages: without credentials, whether from a URL or from the environment."""
-    shown = re.sub(r"(?<=://)[^/@\s]+@", "***@", str(text))
-    for name in SECRET_VARIABLES:
-        if len(value := os.environ.get(name, "")) > 3:
-            shown = shown.replace(value, "***")
-    return shown
-
-
-def _checked(path: str) -> str:
-    """Refuse a path that would leave the store; such names may come from data."""
-    parts = path.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or "\\" in path or "\0" in path or "://" in path:
-        raise StorageError(f"{path!r} is not a path within a store: it must be relative, without '..' or empty parts")
-    return path
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _backend(uri: str, settings: StorageSettings) -> Backend:
     return S3Backend(settings) if uri.startswith("s3://") else LocalBackend()
 
 
-def _is_failure(error: Exception) -> bool:
-    if isinstance(error, OSError):  # TimeoutError is one too
-        return True
-    from botocore.exceptions import BotoCoreError, ClientError
+def _read_source(call: Callable[[], _T], uri: str, settings: StorageSettings) -> _T:
+    def describe(error: Exception) -> SourceNotFoundError:
+        return SourceNotFoundError(
+            f"the source {redacted(uri)} cannot be read ({reason_of(error)}): check the path and the access rights"
+        )
 
-    return isinstance(error, (BotoCoreError, ClientError))
+    with _translated(describe, uri, settings):
+        return persistently(call, place=uri, settings=settings)
 
 
 @contextmanager
-def _translated(describe: Callable[[Exception], FltsError]) -> Iterator[None]:
+def _translated(describe: Callable[[Exception], FltsError], uri: str, settings: StorageSettings) -> Iterator[None]:
     """Turn what a disk or an S3 client raises into the program's own error, and let everything else pass."""
     try:
         yield
+    except OutageError as outage:
+        cause = outage.__cause__ or outage
+        server = f"the server {redacted(settings.endpoint_url)}" if settings.endpoint_url else "its server"
+        found, check = (
+            ("kept failing", "has room and works") if answer_of(cause)[0] else ("could not be reached", "is up")
+        )
+        raise StorageError(
+            f"{redacted(uri)} {found} for {outage.seconds:.1f} s ({reason_of(cause)}): check that {server} {check}, "
+            "or raise storage.deadline_s"
+        ) from cause
     except Exception as error:
-        if not _is_failure(error):
+        if not is_failure(error):
             raise
         raise describe(error) from error
 
 
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return display(" ".join(str(text).split())).rstrip(".")
-
-
-def _storage_errors(action: str, uri: str) -> AbstractContextManager[None]:
-    def describe(error: Exception) -> StorageError:
-        if isinstance(error, FileNotFoundError):
-            return StorageError(f"could not {action} {display(uri)}: it does not exist")
+def _storage_error(error: Exception, action: str, uri: str) -> StorageError:
+    if answer_of(error)[1] == "NoSuchBucket":
+        return NoBucketError(
+            f"could not {action} {redacted(uri)}: the bucket '{split_s3(uri)[0]}' does not exist; correct its name in "
+            "storage.root, create it, or set storage.create_bucket"
+        )
+    if isinstance(error, FileNotFoundError):
+        return StorageError(f"could not {action} {redacted(uri)}: it does not exist")
+    if not uri.startswith("s3://"):
         return StorageError(
-            f"could not {action} {display(uri)} ({_reason(error)}): check the place, its access rights and the AWS_* "
-            "credentials"
+            f"could not {action} {redacted(uri)} ({reason_of(error)}): check the disk and its access rights"
         )
-
-    return _translated(describe)
-
-
-def _source_errors(uri: str) -> AbstractContextManager[None]:
-    def describe(error: Exception) -> SourceNotFoundError:
-        return SourceNotFoundError(
-            f"the source {display(uri)} cannot be read ({_reason(error)}): check the path and the access rights"
-        )
-
-    return _translated(describe)
+    return StorageError(
+        f"could not {action} {redacted(uri)} ({reason_of(error)}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
+        "rights that they give, and the storage settings"
+    )

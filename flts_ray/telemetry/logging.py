@@ -6,9 +6,13 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
+
+from flts_ray.redaction import redacted
 
 ERROR = logging.ERROR
 EARLY_EVENTS = 10_000
@@ -30,11 +34,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        return redacted(json.dumps(fields, default=str, ensure_ascii=False))  # the last chance to keep a secret
 
 
 def configure(*, quiet: bool = False) -> None:
-    """Send events to stderr, and keep them until :meth:`add_file`. Called once, by the entry point.
+    """Send events to stderr, and keep them until :func:`events_to`. Called once, by the entry point.
 
     Args:
         quiet: Only warnings and errors on stderr.
@@ -51,8 +55,9 @@ def configure(*, quiet: bool = False) -> None:
     LOGGER.addHandler(MemoryHandler(capacity=EARLY_EVENTS, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
 
 
-def add_file(file: Path) -> None:
-    """Also write every event to ``file``, those that came before included."""
+@contextmanager
+def events_to(file: Path) -> Iterator[None]:
+    """Inside, every event is also added to ``file``, those that came before it was known included."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(JsonFormatter())
@@ -61,6 +66,11 @@ def add_file(file: Path) -> None:
         early.flush()
         LOGGER.removeHandler(early)
     LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        handler.close()
 
 
 def event(name: str, /, *, level: int = logging.INFO, **fields: Any) -> None:

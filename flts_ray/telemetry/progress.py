@@ -10,6 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from flts_ray.telemetry.heartbeat import Beat
 
+QUIET = ("controller", "running", "shutting_down", "finished", "fitting")
+"""Stages that say nothing to a person: another line of the same candidate says more."""
+
 
 class ProgressBars:
     """One line a candidate. Use as a context manager; draws nothing where the console is no terminal."""
@@ -40,6 +43,8 @@ class ProgressBars:
     def beat(self, beat: Beat) -> None:
         """Show one heartbeat."""
         name, stage = str(beat["candidate"]), str(beat["stage"])
+        if stage in QUIET or beat.get("rank", 0) > 0:
+            return
         if name not in self._tasks:
             total = None if name in ("run", "prophet") else self._epochs
             self._tasks[name] = self._progress.add_task(stage, candidate=name, total=total)

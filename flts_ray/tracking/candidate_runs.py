@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from flts_ray.errors import TrackingError
+from flts_ray.errors import StorageError, TrackingError
 from flts_ray.tracking.run import TrackedRun
 
 EPOCH_METRICS = (
@@ -33,8 +33,7 @@ class CandidateRuns:
         self._kinds = kinds
         self._stacks: dict[str, ExitStack] = {}
         self._runs: dict[str, TrackedRun] = {}
-        self._live: set[tuple[str, int]] = set()
-        self._trouble: TrackingError | None = None
+        self._trouble: StorageError | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -58,22 +57,20 @@ class CandidateRuns:
         return self._runs[kind]
 
     def beat(self, beat: Mapping[str, Any]) -> None:
-        """Take a heartbeat; the end of an epoch becomes metrics. Trouble is kept for :meth:`check`."""
+        """Take a heartbeat; the end of an epoch becomes metrics. Trouble with the disk is kept for :meth:`check`."""
         if beat.get("stage") != "epoch" or beat["candidate"] not in self._runs:
             return
         with self._lock:
             if self._trouble is None:
                 try:
                     self._log_epoch(str(beat["candidate"]), beat, at_ms=int(beat["time_ms"]))
-                except TrackingError as error:
+                except StorageError as error:
                     self._trouble = error
 
     def log_history(self, kind: str, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the epochs that did not arrive as heartbeats, such as those of a candidate fitted earlier."""
-        with self._lock:
-            for metrics in history:
-                if (kind, int(metrics["epoch"])) not in self._live:
-                    self._log_epoch(kind, metrics, at_ms=None)
+        """Log epochs that may not have arrived as heartbeats; those that have are left out by the run itself."""
+        for metrics in history:
+            self._log_epoch(kind, metrics, at_ms=None)
 
     def fail(self, kind: str, reason: str) -> None:
         """End one child as FAILED, with the reason as a tag."""
@@ -82,15 +79,14 @@ class CandidateRuns:
         self._stacks.pop(kind).__exit__(type(failure), failure, None)
 
     def check(self) -> None:
-        """Raise what went wrong while heartbeats were logged.
+        """Raise what went wrong while heartbeats were recorded.
 
         Raises:
-            TrackingError: The first trouble.
+            StorageError: The first trouble.
         """
         if self._trouble is not None:
             raise self._trouble
 
     def _log_epoch(self, kind: str, metrics: Mapping[str, Any], *, at_ms: int | None) -> None:
-        step = int(metrics["epoch"])
-        self._live.add((kind, step))
-        self._runs[kind].log_metrics({name: float(metrics[name]) for name in EPOCH_METRICS}, step=step, at_ms=at_ms)
+        values = {name: float(metrics[name]) for name in EPOCH_METRICS if name in metrics}
+        self._runs[kind].log_metrics(values, step=int(metrics["epoch"]), at_ms=at_ms)

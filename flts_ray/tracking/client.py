@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from flts_ray.config import TrackingSettings, masked
+from flts_ray.config import TrackingSettings
 from flts_ray.errors import ConfigError, TrackingError
+from flts_ray.redaction import masked, redacted
+from flts_ray.tracking.bounded import within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +29,10 @@ SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000
 PARAM_CHARS, TAG_CHARS, DIGEST_CHARS = 6000, 8000, 36
 RUNNING = "RUNNING"
+BUNDLE = "bundle"
+"""Folder of a run's artifacts that holds its model bundle."""
+OPEN_LIMIT_S, DATABASE_LIMIT_S, BYTES_PER_S = 120.0, 60.0, 250_000
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 
 MetricPoint = tuple[str, float, int, int]
 """Key, value, step, timestamp in milliseconds since 1970."""
@@ -37,6 +44,7 @@ class FoundRun(NamedTuple):
     run_id: str
     status: str
     tags: dict[str, str]
+    start_ms: int = 0
 
 
 def now_ms() -> int:
@@ -64,14 +72,12 @@ def tracking_uri(settings: TrackingSettings, home: Path) -> str:
 def configure_process(timeout_s: float) -> None:
     """Bound MLflow's HTTP calls in this process, keep it off stdout, and stop it from reporting usage.
 
-    By default a closed port blocks one call for four minutes. After this a call takes twice ``timeout_s`` at most: one
-    try and one retry. Has to run before MLflow is imported to quieten its import.
+    By default a closed port blocks one call for four minutes. After this MLflow tries once, for ``timeout_s``: trying
+    again is the caller's business. Has to run before MLflow is imported to quieten its import.
     """
     os.environ.update(
         MLFLOW_HTTP_REQUEST_TIMEOUT=str(max(1, math.ceil(timeout_s))),
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
-        MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="1",
-        MLFLOW_HTTP_REQUEST_BACKOFF_JITTER="0",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
         MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
         MLFLOW_DISABLE_TELEMETRY="true",
@@ -81,72 +87,103 @@ def configure_process(timeout_s: float) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def error_code(error: TrackingError) -> str:
+def error_code(error: BaseException) -> str:
     """MLflow's code of the failure behind ``error``, such as ``RESOURCE_DOES_NOT_EXIST``; empty if it has none."""
     return str(getattr(error.__cause__, "error_code", ""))
 
 
-class Gateway:
-    """Calls to one MLflow store. Failures become :class:`TrackingError` with a sentence.
+def is_refusal(error: BaseException) -> bool:
+    """Whether MLflow understood the call and said no for good, so that trying again is useless.
 
-    Making one applies :func:`configure_process`, since MLflow takes its time limits from the environment only.
+    A database in trouble answers BAD_REQUEST, a proxy anything: those are no refusals.
+    """
+    return error_code(error) in REFUSALS
+
+
+class Gateway:
+    """Calls to one MLflow store, each bounded in time. Failures become :class:`TrackingError` with a sentence.
+
+    Making one opens nothing: the first call does, which takes seconds for MLflow's import and for a new database. It
+    applies :func:`configure_process`, since MLflow takes its time limits from the environment only.
 
     Args:
-        settings: Which store, and how long a call may take.
+        settings: Which store and experiment, and how long a call may take.
         home: Folder of the embedded store and of artifacts that no server keeps.
+
+    Raises:
+        ConfigError: If the store's URI cannot be used.
     """
 
     def __init__(self, settings: TrackingSettings, home: Path) -> None:
         self.uri = tracking_uri(settings, home)
-        self._home = home
+        self.settings = settings
+        self.home = home.absolute()
+        self._client: MlflowClient | None = None
+        self._opening = threading.Lock()
+        # A call is a request or two, each of which may wait for the connection and for the answer.
+        self._limit_s = 4 * settings.timeout_s if self.uri.startswith("http") else DATABASE_LIMIT_S
         configure_process(settings.timeout_s)
-        if not settings.uri:
-            home.mkdir(parents=True, exist_ok=True)
-        self._client = self._connect()
 
-    def _connect(self) -> MlflowClient:
-        from mlflow import MlflowClient
+    @property
+    def store(self) -> str:
+        """Name of the store and experiment, without passwords."""
+        return f"{masked(self.uri)} {self.settings.experiment}"
 
-        with warnings.catch_warnings():
-            # MLflow 3.17 on SQLAlchemy 2.1; nothing that a user of either could act on.
-            warnings.filterwarnings("ignore", message=r"The ``noload`` loader strategy is deprecated")
-            return self._guard("open the tracking store", MlflowClient, tracking_uri=self.uri, registry_uri=self.uri)
-
-    def call(self, doing: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
+    def call(self, doing: str, method: str, /, *args: Any, limit_s: float | None = None, **kwargs: Any) -> Any:
         """Call one method of MLflow's client.
 
         Args:
             doing: What is being done, for the error sentence ("Could not <doing>").
             method: Name of the ``MlflowClient`` method.
             *args: Its arguments.
+            limit_s: Seconds it may take in all; the usual limit if None.
             **kwargs: Its keyword arguments.
 
         Raises:
             TrackingError: If the store refused the call or did not answer in time.
         """
-        return self._guard(doing, getattr(self._client, method), *args, **kwargs)
+        function = getattr(self._opened(), method)
+        return self._guard(doing, limit_s or self._limit_s, function, *args, **kwargs)
 
-    def _guard(self, doing: str, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+    def _opened(self) -> MlflowClient:
+        with self._opening:
+            if self._client is None:
+                self._client = self._guard("open the tracking store", OPEN_LIMIT_S, self._open)
+            return self._client
 
+    def _open(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        if not self.settings.uri:
+            self.home.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            # MLflow 3.17 on SQLAlchemy 2.1; nothing that a user of either could act on.
+            warnings.filterwarnings("ignore", message=r"The ``noload`` loader strategy is deprecated")
+            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def _guard(self, doing: str, limit_s: float, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
-        except (MlflowException, SQLAlchemyError, OSError) as exc:  # requests' errors are OSErrors
-            reason = next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+            return within(limit_s, function, *args, **kwargs)
+        except Exception as exc:  # MLflow, its database and its artifact stores each raise errors of their own
+            lines = redacted(str(exc)).splitlines()
+            reason = next((line.strip() for line in lines if line.strip()), type(exc).__name__)
+            advice = "Check that the store is up and that tracking.uri is right."
+            if "Invalid Host header" in reason:
+                host = urlsplit(self.uri).netloc.rpartition("@")[2]
+                advice = f"The server does not know itself by that name: start it with --allowed-hosts '{host}'."
             raise TrackingError(
-                f"Could not {doing} in the tracking store {masked(self.uri)}: {reason.rstrip('.')[:500]}. "
-                f"Check that the store is up and that tracking.uri is right."
+                f"Could not {doing} in the tracking store {masked(self.uri)}: {reason.rstrip('.')[:500]}. {advice}"
             ) from exc
 
     # Experiments and runs -----------------------------------------------------------------------------------------
 
-    def experiment_id(self, name: str) -> str:
+    def experiment_id(self) -> str:
         """The experiment's id; it is created when absent, with its artifacts under home unless a server keeps them."""
+        name = self.settings.experiment
         found = self.call(f"look up experiment '{name}'", "get_experiment_by_name", name)
         if found is None:
             remote = self.uri.startswith(("http://", "https://"))
-            location = None if remote else (self._home / "mlartifacts").resolve().as_uri()
+            location = None if remote else (self.home / "mlartifacts").resolve().as_uri()
             try:
                 created = self.call(
                     f"create experiment '{name}'", "create_experiment", name, artifact_location=location
@@ -170,7 +207,10 @@ class Gateway:
             "search for runs", "search_runs", [experiment_id], filter_string=condition, max_results=1000,
             order_by=["attributes.start_time ASC"],
         )  # fmt: skip
-        return [FoundRun(run.info.run_id, run.info.status, dict(run.data.tags)) for run in runs]
+        return [
+            FoundRun(run.info.run_id, run.info.status, dict(run.data.tags), int(run.info.start_time or 0))
+            for run in runs
+        ]
 
     def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str], at_ms: int) -> str:
         """Start a run and return its id."""
@@ -182,6 +222,11 @@ class Gateway:
     def reopen_run(self, run_id: str) -> None:
         """Mark an ended run as running again."""
         self.call(f"reopen run {run_id}", "update_run", run_id, status=RUNNING)
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run that holds nothing, ended first."""
+        self.end_run(run_id, "KILLED", now_ms())
+        self.call(f"delete run {run_id}", "delete_run", run_id)
 
     def end_run(self, run_id: str, status: str, at_ms: int) -> None:
         """End a run: ``FINISHED``, ``FAILED`` or ``KILLED``."""
@@ -228,11 +273,12 @@ class Gateway:
 
     def log_file(self, run_id: str, file: Path, folder: str | None) -> None:
         """Store one file as an artifact under ``folder``."""
-        self.call(f"store {file.name} of run {run_id}", "log_artifact", run_id, str(file), folder)
+        limit_s = 4 * self._limit_s + file.stat().st_size / BYTES_PER_S
+        self.call(f"store {file.name} of run {run_id}", "log_artifact", run_id, str(file), folder, limit_s=limit_s)
 
-    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
-        """Store a folder's files as artifacts under ``name``."""
-        self.call(f"store {name}/ of run {run_id}", "log_artifacts", run_id, str(folder), name)
+    def fetch(self, doing: str, run_id: str, path: str, destination: str) -> None:
+        """Copy a run's artifacts under ``path`` to an existing folder."""
+        self.call(doing, "download_artifacts", run_id, path, destination, limit_s=self.settings.flush_timeout_s)
 
     def artifacts(self, run_id: str, folder: str | None = None) -> tuple[str, ...]:
         """Paths of the artifacts right under ``folder``."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from flts_ray.errors import ConfigError, TrackingError
-from flts_ray.tracking.client import Gateway, error_code
-from flts_ray.tracking.run import BUNDLE
+from flts_ray.tracking.client import BUNDLE, Gateway, error_code, is_refusal
 
 CHAMPION, PREVIOUS = "champion", "previous"
 CANDIDATE_ID = "candidate_id"
+Answer = TypeVar("Answer")
 _IDENTIFIER = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
@@ -59,7 +60,9 @@ class ModelRegistry:
         self.name = f"flts-{identifier}"
 
     def register(self, run_id: str, candidate_id: str, *, tags: Mapping[str, str] | None = None) -> str:
-        """Make a version of a run's bundle, once per candidate.
+        """Make a version of a run's bundle, once per candidate, even if the store's answer is lost.
+
+        A store that does not answer is tried again for ``tracking.flush_timeout_s``.
 
         Args:
             run_id: Run whose artifacts hold ``bundle/``.
@@ -72,6 +75,9 @@ class ModelRegistry:
         Raises:
             TrackingError: If the run holds no bundle (MLflow itself would not notice) or the store refused.
         """
+        return self._patiently(lambda: self._register(run_id, candidate_id, tags or {}))
+
+    def _register(self, run_id: str, candidate_id: str, tags: Mapping[str, str]) -> str:
         existing = self._version_of(candidate_id)
         if existing is not None and self._gateway.artifacts(existing.run_id, BUNDLE):
             return existing.version
@@ -86,7 +92,7 @@ class ModelRegistry:
                 raise
         version = self._gateway.call(
             f"register candidate {candidate_id} as {self.name}", "create_model_version", self.name,
-            source=f"runs:/{run_id}/{BUNDLE}", run_id=run_id, tags={**(tags or {}), CANDIDATE_ID: candidate_id},
+            source=f"runs:/{run_id}/{BUNDLE}", run_id=run_id, tags={**tags, CANDIDATE_ID: candidate_id},
             await_creation_for=0,
         )  # fmt: skip
         return str(version.version)
@@ -94,9 +100,14 @@ class ModelRegistry:
     def promote(self, version: str) -> None:
         """Let ``champion`` name ``version``, and ``previous`` the champion before it. Idempotent.
 
+        A store that does not answer is tried again for ``tracking.flush_timeout_s``.
+
         Raises:
             TrackingError: If there is no such version or the store refused.
         """
+        self._patiently(lambda: self._promote(version))
+
+    def _promote(self, version: str) -> None:
         self._gateway.call(f"find version {version} of {self.name}", "get_model_version", self.name, version)
         champion = self.champion()
         if champion is not None and champion.version == version:
@@ -154,12 +165,24 @@ class ModelRegistry:
         found = self._gateway.call(doing, "get_model_version", self.name, version)
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".flts-", dir=destination.parent) as scratch:
-            self._gateway.call(doing, "download_artifacts", found.run_id, BUNDLE, scratch)
+            self._gateway.fetch(doing, found.run_id, BUNDLE, scratch)
             bundle = Path(scratch) / BUNDLE
             if not bundle.is_dir() or not any(bundle.iterdir()):
                 raise TrackingError(f"Version {version} of {self.name} has no bundle files in run {found.run_id}.")
             bundle.rename(destination)
         return destination
+
+    def _patiently(self, attempt: Callable[[], Answer]) -> Answer:
+        """Repeat what may be repeated, from its beginning, until the store answers."""
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
+
+        retrying = Retrying(
+            retry=retry_if_exception(_unanswered),
+            stop=stop_after_delay(self._gateway.settings.flush_timeout_s),
+            wait=wait_exponential(0.2, max=5),
+            reraise=True,
+        )
+        return retrying(attempt)
 
     def _point(self, alias: str, version: str) -> None:
         doing = f"point {alias} of {self.name} at version {version}"
@@ -186,6 +209,10 @@ class ModelRegistry:
         )  # fmt: skip
         matches = [_reference(version) for version in found if version.tags.get(CANDIDATE_ID) == candidate_id]
         return max(matches, key=lambda ref: int(ref.version), default=None)
+
+
+def _unanswered(error: BaseException) -> bool:
+    return isinstance(error, TrackingError) and error.__cause__ is not None and not is_refusal(error)
 
 
 def _reference(version: object) -> ChampionRef:

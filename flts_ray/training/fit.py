@@ -19,10 +19,17 @@ from flts_ray.training.loop_state import FitResult, LoopState, TrainSpec
 
 @dataclass(frozen=True, slots=True)
 class FittedRecurrent:
-    """A trained network and how it got there."""
+    """A trained network and how it got there.
+
+    Attributes:
+        forecaster: With the weights of the best epoch.
+        result: The whole training, epochs before an interruption included.
+        resumed_from_epoch: Epochs that an earlier attempt had done; 0 if this one did them all.
+    """
 
     forecaster: RecurrentForecaster
     result: FitResult
+    resumed_from_epoch: int = 0
 
 
 def fit_recurrent(
@@ -83,4 +90,5 @@ def fit_recurrent(
         device=device,
     )
     scalers = {frame.series: transforms[frame.series].target_scalers for frame in frames}
-    return FittedRecurrent(RECURRENT[cell](net, scalers), result)
+    done = 0 if resume is None else len(resume.history)
+    return FittedRecurrent(RECURRENT[cell](net, scalers), result, resumed_from_epoch=done)

@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from flts_ray.candidates import CandidateStore, FitSummary, FittedCandidate, candidate_id
 from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
 from flts_ray.data.claims import Claim
 from flts_ray.data.dataset import Dataset
+from flts_ray.data.locks import hold
 from flts_ray.data.storage import Store
-from flts_ray.errors import BundleError, TrainingError
+from flts_ray.errors import BundleError, FltsError
 from flts_ray.evaluation.intervals import pack
 from flts_ray.evaluation.stage import interval_states
 from flts_ray.models.base import Forecaster
 from flts_ray.models.bundle import Bundle, BundleIdentity
-from flts_ray.telemetry.heartbeat import Pulse
+from flts_ray.telemetry.heartbeat import Beat, Pulse
 from flts_ray.telemetry.logging import event
 from flts_ray.training.capacity import Job, run_jobs
+from flts_ray.training.watchdog import Watchdog
+
+WORTH_TELLING = {
+    "resumed": "resumed",
+    "restarting": "workers_restarting",
+    "rescheduling": "workers_restarting",
+    "preempting": "node_preempted",
+    "checkpoint_damaged": "checkpoint_damaged",
+}
+"""Stages in heartbeats that become events of their own, and the events' names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What the stage ends with: each expected candidate is in exactly one of the two."""
+    """What the stage ends with: each expected candidate is either fitted or a failure.
+
+    Attributes:
+        fitted: The candidates.
+        failures: Why there is none.
+        failure_codes: The exit code of the error behind each failure; 1 for one that nobody foresaw.
+    """
 
     fitted: dict[str, FittedCandidate]
     failures: dict[str, str]
+    failure_codes: dict[str, int] = field(default_factory=dict)
 
 
 def train_candidates(
-    dataset: Dataset, settings: Settings, *, cluster: Cluster, store: Store, candidates: CandidateStore, pulse: Pulse
+    dataset: Dataset,
+    settings: Settings,
+    *,
+    cluster: Cluster,
+    store: Store,
+    candidates: CandidateStore,
+    pulse: Pulse,
+    owner: str = "",
 ) -> Trained:
     """Fit what has not been fitted before.
 
@@ -42,8 +68,11 @@ def train_candidates(
         store: Where the dataset lies and checkpoints go.
         candidates: Where fitted candidates are kept.
         pulse: Receives heartbeats.
+        owner: Who fits: the run's id. Two runs never fit the same candidate at the same time: the later one waits,
+            and takes what the earlier one has fitted.
 
     Raises:
+        ClusterError: If Ray cannot be started or reached.
         ResourceError: If a candidate can never fit on the cluster.
     """
     found: dict[str, FittedCandidate] = {}
@@ -57,7 +86,7 @@ def train_candidates(
     if not missing:
         return Trained(fitted=found, failures={})
     cluster.ensure()
-    fits = _Fits(dataset, settings, store, candidates, pulse)
+    fits = _Fits(dataset, settings, store, candidates, pulse, owner)
     cpus = settings.training.workers * settings.training.cpus_per_worker
     for kind in missing:
         if kind != "prophet":
@@ -67,17 +96,20 @@ def train_candidates(
                 cpus_per_worker=settings.training.cpus_per_worker,
                 gpus_per_worker=float(settings.training.use_gpu),
             )
-    with fits.relay:
+    with fits.relay, fits.watchdog:
         jobs = [Job(kind, 1.0 if kind == "prophet" else cpus, fits.job(kind)) for kind in missing]
         results = run_jobs(jobs, cluster.cpus(), on_idle=fits.set_idle)
     failures: dict[str, str] = {}
+    codes: dict[str, int] = {}
     for name, result in results.items():
         if isinstance(result, Exception):
-            failures[name] = str(result)
+            failures[name] = str(result) or type(result).__name__
+            codes[name] = result.exit_code if isinstance(result, FltsError) else 1
             event("candidate_failed", candidate=name, error=type(result).__name__, reason=str(result))
         else:
             found[name] = result
-    return Trained(fitted={kind: found[kind] for kind in settings.candidates if kind in found}, failures=failures)
+    fitted: dict[str, FittedCandidate] = {kind: found[kind] for kind in settings.candidates if kind in found}
+    return Trained(fitted=fitted, failures=failures, failure_codes=codes)
 
 
 def identity_of(claim: Claim, name: str) -> BundleIdentity:
@@ -104,14 +136,21 @@ class _Fits:
     """The work of one stage."""
 
     def __init__(
-        self, dataset: Dataset, settings: Settings, store: Store, candidates: CandidateStore, pulse: Pulse
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        store: Store,
+        candidates: CandidateStore,
+        pulse: Pulse,
+        owner: str,
     ) -> None:
         # Ray and PyTorch are imported here: a run that finds everything fitted needs neither.
-        from flts_ray.training.trainer import Relay
+        from flts_ray.training.relay import Relay, end, look_at
 
         self.dataset, self.settings, self.store = dataset, settings, store
-        self.candidates, self.pulse = candidates, pulse
-        self.relay = Relay(pulse.beat)
+        self.candidates, self.pulse, self.owner = candidates, pulse, owner
+        self.relay = Relay(self.hear)
+        self.watchdog = Watchdog(pulse, look=look_at, kill=end)
         self.idle_cpus = 0.0
         self.run_names: dict[str, str] = {}
 
@@ -121,8 +160,31 @@ class _Fits:
     def job(self, kind: str) -> Callable[[], FittedCandidate]:
         return lambda: self.fit(kind)
 
+    def hear(self, beat: Beat) -> None:
+        """Take a heartbeat from a worker; what is worth more than a line among many becomes an event."""
+        if "rank" in beat and beat["stage"] in WORTH_TELLING:
+            told = {name: beat[name] for name in ("candidate", "epoch", "checkpoint", "reason") if name in beat}
+            event(WORTH_TELLING[beat["stage"]], level=logging.WARNING, **told)
+        self.pulse.beat(beat)
+
     def fit(self, kind: str) -> FittedCandidate:
+        """A candidate, fitted here, or by another run of the same configuration while this one waited for it."""
         name = candidate_id(kind, self.dataset.dataset_id, self.settings)
+
+        def waiting(holder: str) -> None:
+            event("candidate_waiting", level=logging.WARNING, candidate=kind, candidate_id=name, holder=holder)
+            self.pulse.beat({"candidate": kind, "stage": "waiting"})
+
+        wait_s = self.settings.watchdog.train_deadline_s
+        with hold(self.store, f"candidate-{name}", owner=self.owner, wait_s=wait_s, on_wait=waiting):
+            known = None if self.settings.run.force else _known(self.candidates, name)
+            if known is None:
+                return self.fit_anew(kind, name)
+            event("candidate_reused", candidate=kind, candidate_id=name)
+            return known
+
+    def fit_anew(self, kind: str, name: str) -> FittedCandidate:
+        """Fit, calibrate, save; then remove the checkpoints."""
         started = time.perf_counter()
         event("fit_started", candidate=kind, candidate_id=name)
         self.pulse.beat({"candidate": kind, "stage": "starting"})
@@ -158,6 +220,7 @@ class _Fits:
             settings=self.settings,
             run_name=run_name,
             relay=self.relay,
+            watchdog=self.watchdog,
         )
         self.run_names[kind] = run_name
         result = fitted.result
@@ -172,6 +235,7 @@ class _Fits:
                 "train_windows": result.train_windows,
                 "validation_windows": result.validation_windows,
                 "workers": result.workers,
+                **({"resumed_from_epoch": fitted.resumed_from_epoch} if fitted.resumed_from_epoch else {}),
             },
         )
         return fitted.forecaster, summary
@@ -197,10 +261,12 @@ class _Fits:
             step_s=self.dataset.step_s,
             on_progress=progress,
             parallel=lambda: 1 + int(self.idle_cpus),
+            relay=self.relay,
+            watchdog=self.watchdog,
         )
         if fit.failures:
             (series, target), reason = next(iter(fit.failures.items()))
-            raise TrainingError(
+            raise fit.kind(
                 f"{len(fit.failures)} Prophet fits failed, the first on '{target}' of series '{series}': {reason}"
             )
         summary = FitSummary(kind="prophet", candidate_id=name, fit_s=fit.fit_s)

@@ -64,6 +64,28 @@ def test_a_claim_comes_back_as_it_was_written(store: Store) -> None:
     assert len(written.claim_sha256) == 64
 
 
+def test_the_first_of_two_equal_claims_stands(store: Store) -> None:
+    first = write_claim(store, claim())
+    assert write_claim(store, claim(created_at="later", code_version="2")) == first
+    assert read_claim(store, first.dataset_id) == first
+    replaced = write_claim(store, claim(created_at="later"), replace=True)
+    assert read_claim(store, first.dataset_id) == replaced != first
+
+
+def test_an_intact_claim_is_not_replaced_by_another(store: Store) -> None:
+    first = write_claim(store, claim())
+    with pytest.raises(IntegrityError, match=r"another run published .* other content"):
+        write_claim(store, claim(step_s=60.0))
+    assert read_claim(store, first.dataset_id) == first
+
+
+def test_a_damaged_claim_is_not_taken_for_an_equal_one(store: Store) -> None:
+    first = write_claim(store, claim())
+    alter(store, first.dataset_id, lambda raw: raw.update(step_s=60.0))
+    with pytest.raises(IntegrityError, match="altered"):
+        write_claim(store, claim())
+
+
 def test_the_digest_says_what_the_data_are_not_when_or_by_whom_they_were_made() -> None:
     base = claim().digest()
     assert base == claim(created_at="later", code_version="2", identifier="other").digest()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,24 @@ import numpy as np
 import pytest
 
 from flts_ray.config import DataSettings, SamplingSettings, Settings
-from flts_ray.data.claims import CLAIM_FILE, DATASETS, verify_files
+from flts_ray.data.claims import CLAIM_FILE, DATASETS, Claim, Split, read_claim, verify_files, write_claim
 from flts_ray.data.dataset import dataset_ids, load_dataset
+from flts_ray.data.leftovers import leftovers, lock_of, remove_leftovers, staging_of
+from flts_ray.data.locks import hold
+from flts_ray.data.plan import make_plan
 from flts_ray.data.preprocess import PreprocessResult, preprocess
 from flts_ray.data.storage import Store
 from flts_ray.data.windows import training_origins
 from flts_ray.errors import (
     AllMissingError,
+    BusyError,
     ColumnTypeError,
     DataError,
     EmptyInputError,
     FltsError,
     IntegrityError,
     SplitOrderError,
+    StorageError,
     TimeOrderError,
     TooFewRowsError,
 )
@@ -53,6 +59,20 @@ def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]]:
     return [record.fields for record in caplog.records if record.getMessage() == name]  # type: ignore[attr-defined]
 
 
+def datasets_of(store: Store) -> list[str]:
+    """Everything below datasets/, hidden files included."""
+    return store.list(DATASETS, hidden=True)
+
+
+def published(claim: Claim) -> list[str]:
+    return sorted(f"{DATASETS}/{claim.dataset_id}/{path}" for path in (CLAIM_FILE, *(f.path for f in claim.files())))
+
+
+def file_of(store: Store, dataset_id: str, split: Split) -> str:
+    (record,) = read_claim(store, dataset_id).series
+    return f"{DATASETS}/{dataset_id}/{getattr(record, split).path}"
+
+
 def test_stations_stay_whole_and_apart(store: Store, sources: Path) -> None:
     pairs = [write_station(sources, name, train=60 + i, test=20 + i, seed=i) for i, name in enumerate("cab")]
     trains, tests = zip(*pairs, strict=True)
@@ -66,12 +86,7 @@ def test_stations_stay_whole_and_apart(store: Store, sources: Path) -> None:
     ]
     assert claim.identifier == "a+b+c" and claim.step_s == 120.0
     assert [(c.name, c.unit) for c in claim.columns] == [("down", "bits"), ("up", "bits")]
-    assert store.list() == sorted(
-        [
-            f"{DATASETS}/{claim.dataset_id}/{CLAIM_FILE}",
-            *(f"{DATASETS}/{claim.dataset_id}/{split}/{s}.parquet" for split in ("train", "test") for s in "abc"),
-        ]
-    ), "no staging is left"
+    assert datasets_of(store) == published(claim), "no staging is left"
 
     data = load_dataset(store, claim.dataset_id)
     assert dataset_ids(store) == (claim.dataset_id,) == (data.dataset_id,)
@@ -104,7 +119,7 @@ def test_the_same_inputs_are_recognised_without_ray(
 def test_a_damaged_dataset_is_made_again(store: Store, sources: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = small_settings(*write_station(sources, "site"))
     first = run(settings, store)
-    path = f"{DATASETS}/{first.claim.dataset_id}/test/site.parquet"
+    path = file_of(store, first.claim.dataset_id, "test")
     store.write_bytes(path, store.read_bytes(path)[:-1])
     again = run(settings, store)
     assert not again.reused and again.claim.digest() == first.claim.digest()
@@ -142,7 +157,7 @@ def test_one_bad_file_refuses_all_and_leaves_nothing(
     with pytest.raises(error, match=words) as caught:
         run(small_settings(trains, tests), store)
     assert type(caught.value) is error and "Traceback" not in str(caught.value)
-    assert store.list() == []
+    assert datasets_of(store) == []
 
 
 def test_a_failed_redo_leaves_the_old_dataset(store: Store, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +186,7 @@ def test_stations_with_other_steps_are_refused(store: Store, sources: Path) -> N
     path.write_text("time,down,up\n" + "\n".join(f"2018-01-01 {h:02}:00:00,{h + 1},2" for h in range(24)))
     with pytest.raises(DataError, match=r"every 120 s .* every 3600 s"):
         run(small_settings([str(sources / "a.csv"), str(path)]), store)
-    assert store.list() == []
+    assert datasets_of(store) == []
 
 
 def by_column(sources: Path) -> tuple[list[str], str]:
@@ -207,7 +222,7 @@ def test_a_column_tells_stations_apart_across_files(store: Store, sources: Path)
         ("train", "early.csv", "utf-8"),
         ("train", "late.csv", "utf-8"),
     ]
-    assert not [path for path in store.list() if "parts" in path]
+    assert datasets_of(store) == published(claim)
     assert run(settings, store, ensure_ray=no_ray).reused
 
 
@@ -227,6 +242,137 @@ def test_without_stations_all_files_are_one(store: Store, sources: Path) -> None
     assert set(frame.segment.tolist()) == {0, 1}
 
 
+# --- two at once, and runs that were cut off --------------------------------------------------------------------
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.service)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return Store(str(tmp_path / "store"))
+    server: S3Server = request.getfixturevalue("s3_server")
+    server.make_bucket("flts-data")
+    return Store(f"s3://flts-data/{tmp_path.name}", server.settings())
+
+
+@pytest.mark.fault
+def test_of_two_runs_at_once_one_works_and_the_other_waits(
+    place: Store, sources: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = small_settings(*write_station(sources, "site"), storage=place.settings.model_dump())
+    with ThreadPoolExecutor(2) as pool:
+        with hold(place, lock_of(make_plan(settings).dataset_id), owner="other", wait_s=0):
+            runs = [pool.submit(run, settings, place, owner=f"run{i}") for i in range(2)]
+            while len(events(caplog, "preprocess_waiting")) < 2:
+                assert not any(r.done() for r in runs)
+        results = [r.result() for r in runs]
+    assert sorted(result.reused for result in results) == [False, True]
+    assert results[0].claim == results[1].claim
+    assert {e["holder"].split(" (")[0] for e in events(caplog, "preprocess_waiting")} == {"run other"}
+    assert datasets_of(place) == published(results[0].claim)
+
+
+def test_waiting_ends(store: Store, sources: Path) -> None:
+    settings = small_settings(*write_station(sources, "site"), watchdog={"preprocess_deadline_s": 0.1})
+    other = hold(store, lock_of(make_plan(settings).dataset_id), owner="other", wait_s=0)
+    with other, pytest.raises(BusyError, match="run other"):
+        run(settings, store, ensure_ray=no_ray)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing may be cleaned up after it."""
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, name: str, settings: Settings, store: Store) -> None:
+    """Run as far as ``name``, a function of the module, and end there as if killed."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flts_ray.data.preprocess._clean_up", lambda *_: None)
+        patch.setattr(f"flts_ray.data.preprocess.{name}", die)
+        with pytest.raises(Killed):
+            run(settings, store)
+
+
+@pytest.mark.fault
+def test_a_run_cut_off_before_its_claim_is_made_up_for(
+    place: Store, sources: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = small_settings(*write_station(sources, "site"), storage=place.settings.model_dump())
+    dataset_id = make_plan(settings).dataset_id
+    for name, left in (("_publish", staging_of(dataset_id)), ("write_claim", f"{DATASETS}/{dataset_id}")):
+        cut_off(monkeypatch, name, settings, place)
+        assert dataset_ids(place) == (), "no reader sees what is not finished"
+        assert leftovers(place) == [left]
+    with hold(place, lock_of(dataset_id), owner="other", wait_s=0):
+        assert leftovers(place) == remove_leftovers(place) == [], "somebody works on it"
+    result = run(settings, place)
+    assert not result.reused and datasets_of(place) == published(result.claim)
+    assert [e["files"] for e in events(caplog, "leftovers_removed")] == [2, 2]
+    verify_files(place, result.claim)
+    assert leftovers(place) == []
+
+
+def test_leftovers_are_removed_on_request(place: Store, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_settings(*write_station(sources, "site"), storage=place.settings.model_dump())
+    whole = run(small_settings(*write_station(sources, "other"), storage=place.settings.model_dump()), place).claim
+    cut_off(monkeypatch, "_publish", settings, place)
+    assert leftovers(place) == remove_leftovers(place) == [staging_of(make_plan(settings).dataset_id)]
+    assert remove_leftovers(place) == [] and datasets_of(place) == published(whole)
+
+
+def test_a_store_that_fails_keeps_what_it_has_for_the_next_run(
+    store: Store, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(*write_station(sources, "site"))
+
+    def down(*_: Any, **__: Any) -> None:
+        raise StorageError("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flts_ray.data.preprocess.write_claim", down)
+        patch.setattr("flts_ray.data.preprocess._clean_up", lambda *_: pytest.fail("that would only take longer"))
+        with pytest.raises(StorageError, match="down"):
+            run(settings, store)
+    claim = run(settings, store).claim
+    assert datasets_of(store) == published(claim)
+
+
+def test_a_redo_touches_no_file_that_a_reader_may_use(
+    store: Store, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(*write_station(sources, "site"), run={"force": True})
+    first = run(settings, store).claim
+    files = [Path(store.uri_of(file_of(store, first.dataset_id, split))) for split in ("train", "test")]
+    before = [file.stat().st_ino for file in files]
+    seen = []
+
+    def looking(*arguments: Any, **options: Any) -> Claim:
+        verify_files(store, read_claim(store, first.dataset_id))  # the old dataset, whole until the very end
+        seen.append(options["replace"])
+        return write_claim(*arguments, **options)
+
+    monkeypatch.setattr("flts_ray.data.preprocess.write_claim", looking)
+    assert run(settings, store).claim.digest() == first.digest()
+    assert seen == [True]
+    assert [file.stat().st_ino for file in files] == before
+
+
+def test_the_loser_of_a_race_takes_the_winners_claim(
+    store: Store, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a lock prevents may still happen when a machine stood still for longer than a lease lives."""
+    settings = small_settings(*write_station(sources, "site"))
+    winner = run(settings, store).claim
+    monkeypatch.setattr("flts_ray.data.preprocess._existing", lambda *_: (None, ""))
+    result = run(settings, store)
+    assert result.claim == winner
+    assert datasets_of(store) == published(winner)
+
+
 # --- what a reader checks --------------------------------------------------------------------------------------
 
 
@@ -239,12 +385,12 @@ def test_train_alone_never_opens_a_test_file(store: Store, stored: str) -> None:
     store.delete(f"{DATASETS}/{stored}/test")
     (frame,) = load_dataset(store, stored, test=False).frames
     assert len(frame) == frame.train_rows == 200
-    with pytest.raises(IntegrityError, match=r"test/site\.parquet .* is gone"):
+    with pytest.raises(IntegrityError, match=r"test/site-\w+\.parquet .* is gone"):
         load_dataset(store, stored)
 
 
 def test_altered_files_are_refused_with_both_numbers(store: Store, stored: str) -> None:
-    path = f"{DATASETS}/{stored}/train/site.parquet"
+    path = file_of(store, stored, "train")
     content = store.read_bytes(path)
     store.write_bytes(path, content + b"x")
     with pytest.raises(IntegrityError, match=rf"has {len(content) + 1} bytes where its claim records {len(content)}"):
@@ -298,6 +444,7 @@ def test_poble_sec_sampled(real_data: Path, store: Store) -> None:
 def test_a_folder_and_a_bucket_give_the_same_claim(s3_server: S3Server, store: Store, sources: Path) -> None:
     train, test = write_station(sources, "site")
     local = run(small_settings(train, test), store)
+    s3_server.make_bucket("flts-data")
     bucket = Store("s3://flts-data/preprocess", s3_server.settings())
     for path in (train, test):
         bucket.write_bytes(f"in/{Path(path).name}", Path(path).read_bytes())
@@ -310,4 +457,4 @@ def test_a_folder_and_a_bucket_give_the_same_claim(s3_server: S3Server, store: S
     there, here = load_dataset(bucket, remote.claim.dataset_id), load_dataset(store, local.claim.dataset_id)
     np.testing.assert_array_equal(there.frames[0].features, here.frames[0].features)
     assert dataset_ids(bucket) == dataset_ids(store)
-    assert not [path for path in bucket.list(DATASETS) if ".unfinished" in path]
+    assert datasets_of(bucket) == published(remote.claim)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flts_ray.config import Settings, canonical_json
+from flts_ray.data.addresses import file_name
 from flts_ray.data.plan import make_plan
-from flts_ray.data.shaping import Job, SeriesOutcome, file_name, shape_series, split_by_time
+from flts_ray.data.shaping import Job, SeriesOutcome, shape_series, split_by_time
 from flts_ray.errors import (
     AllMissingError,
     DataError,
@@ -37,8 +38,9 @@ def test_a_station_becomes_two_files_with_lineage(tmp_path: Path) -> None:
     for split, rows in (("train", 60), ("test", 20)):
         part = getattr(record, split)
         content = (tmp_path / "out" / part.path).read_bytes()
-        assert (part.path, part.rows, part.bytes) == (f"{split}/site.parquet", rows, len(content))
         assert part.sha256 == hashlib.sha256(content).hexdigest()
+        assert part.path == f"{split}/site-{part.sha256[:12]}.parquet", "named by its content"
+        assert (part.rows, part.bytes) == (rows, len(content))
         table = pq.read_table(tmp_path / "out" / part.path)
         assert table.num_rows == rows
         assert table.column_names == ["time", "raw.down", "raw.up", *record.transform.feature_names]
@@ -62,7 +64,7 @@ def test_missing_values_stay_missing_where_forecasts_are_scored(tmp_path: Path) 
     (tmp_path / "site.csv").write_text("\n".join(lines))
     record = shape(small_settings(str(tmp_path / "site.csv")), tmp_path / "out").record
     assert record is not None and (record.train.rows, record.test.rows) == (32, 8)
-    table = pq.read_table(tmp_path / "out" / "test" / "site.parquet")
+    table = pq.read_table(tmp_path / "out" / record.test.path)
     assert table.column("raw.down").null_count == 1 and table.column("raw.down")[2].as_py() is None
     assert all(table.column(name).null_count == 0 for name in record.transform.feature_names)
 

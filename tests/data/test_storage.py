@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import subprocess
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,9 @@ from hypothesis import strategies as st
 
 from flts_ray.config import StorageSettings
 from flts_ray.data import storage_backends
-from flts_ray.data.storage import Store, display, expand, open_source, read_source, source_digest
+from flts_ray.data.storage import Store, expand, read_source, source_digest
 from flts_ray.errors import SourceNotFoundError, StorageError
-from tests.services import S3Server, free_ports
+from tests.services import S3Server
 
 SETTINGS = StorageSettings()
 unit = pytest.mark.unit
@@ -30,6 +34,7 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return Store(str(tmp_path / "store"))
     server: S3Server = request.getfixturevalue("s3_server")
+    server.make_bucket("storage-tests")
     return Store(f"s3://storage-tests/{tmp_path.name}", server.settings())
 
 
@@ -83,8 +88,37 @@ def test_sources_are_found_by_file_folder_and_glob(any_store: Store) -> None:
             names(pattern)
     digest, size = source_digest(f"{uri}/b.csv", settings)
     assert (digest, size) == (hashlib.sha256(b"b.csv").hexdigest(), 5)
-    with open_source(f"{uri}/b.csv", settings) as stream:
-        assert stream.read() == b"b.csv"
+    assert read_source(f"{uri}/b.csv", settings) == b"b.csv"
+
+
+def test_what_starts_with_a_dot_is_listed_on_request(any_store: Store) -> None:
+    for path in ("a/x", "a/.unfinished-1/y", ".locks/z"):
+        any_store.write_bytes(path, b"")
+    assert any_store.list() == ["a/x"]
+    assert any_store.list("a/.unfinished-1") == ["a/.unfinished-1/y"]
+    assert any_store.list(hidden=True) == [".locks/z", "a/.unfinished-1/y", "a/x"]
+
+
+def test_what_exists_is_not_created_again(any_store: Store) -> None:
+    assert any_store.create("a/x", b"one")
+    assert not any_store.create("a/x", b"two")
+    assert not any_store.create("a/x", b"one"), "the same bytes are no success either: somebody else wrote them"
+    assert any_store.read_bytes("a/x") == b"one"
+    assert any_store.list(hidden=True) == ["a/x"] and any_store.temporary_files(-1) == ()
+
+
+def test_exactly_one_of_many_writers_creates(any_store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: any_store.create("claim", str(i).encode()), range(8)))
+    assert won.count(True) == 1
+    assert any_store.read_bytes("claim") == str(won.index(True)).encode()
+
+
+def test_a_prepared_store_takes_files(any_store: Store) -> None:
+    any_store.prepare()
+    any_store.prepare()
+    any_store.wait_until_up()
+    any_store.write_bytes("x", b"")
 
 
 names_that_escape = st.sampled_from(
@@ -96,7 +130,8 @@ names_that_escape = st.sampled_from(
 @given(names_that_escape)
 def test_no_path_leaves_the_store(path: str) -> None:
     store = Store("/nowhere/at/all")
-    for action in (store.read_bytes, store.exists, store.delete, lambda p: store.write_bytes(p, b"")):
+    writes = (lambda p: store.write_bytes(p, b""), lambda p: store.create(p, b""), lambda p: store.move("a", p))
+    for action in (store.read_bytes, store.exists, store.delete, *writes):
         with pytest.raises(StorageError, match="not a path within a store"):
             action(path)
 
@@ -116,11 +151,50 @@ def test_an_interrupted_write_leaves_the_old_content(store: Store, monkeypatch: 
     assert [p.name for p in Path(store.uri).iterdir()] == ["x"], "no temporary file stays behind"
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.unit
+@pytest.mark.fault
+def test_a_full_disk_keeps_what_it_has(small_disk: Path) -> None:
+    store = Store(str(small_disk))
+    store.write_bytes("claim", b"old")
+    for write in (lambda: store.write_bytes("claim", bytes(1 << 17)), lambda: store.create("new", bytes(1 << 17))):
+        with pytest.raises(StorageError, match=r"disk/(claim|new) \(No space left on device\): check the disk"):
+            write()
+    assert store.read_bytes("claim") == b"old"
+    assert [p.name for p in small_disk.iterdir()] == ["claim"]
+
+
+@unit
+def test_what_killed_writers_left_is_found_when_it_is_old(store: Store) -> None:
+    store.write_bytes("a/x", b"")
+    left = Path(store.uri) / "a" / ".x.0123.tmp"
+    left.write_bytes(b"half")
+    assert store.list(hidden=True) == ["a/x"]
+    assert store.temporary_files(3600) == ()
+    os.utime(left, (time.time() - 4000,) * 2)
+    assert store.temporary_files(3600) == ("a/.x.0123.tmp",)
+
+
 @unit
 def test_a_refusing_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file/below"):
-        Store(str(tmp_path / "file")).write_bytes("below", b"")
+    store = Store(str(tmp_path / "file"))
+    for action in (lambda: store.write_bytes("below", b""), lambda: store.create("below", b""), store.prepare):
+        with pytest.raises(StorageError, match=r"/file(/below)? \((Not a directory|File exists)\): check the disk"):
+            action()
 
 
 @unit
@@ -138,37 +212,3 @@ def test_relative_folders_mean_the_same_after_a_change_of_folder(
 def test_unknown_addresses_are_refused(uri: str) -> None:
     with pytest.raises(StorageError):
         Store(uri)
-
-
-@unit
-def test_messages_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-key")
-    text = display("http://user:password@host/x failed with very-secret-key")
-    assert text == "http://***@host/x failed with ***"
-
-
-@pytest.mark.service
-def test_a_closed_port_fails_soon_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-key")
-    settings = StorageSettings(endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}", timeout_s=2)
-    start = time.monotonic()
-    with pytest.raises(StorageError, match=r"s3://bucket/x/claim\.json") as caught:
-        Store("s3://bucket/x", settings).write_bytes("claim.json", b"{}")
-    assert time.monotonic() - start < 60, "attempts are bounded"
-    assert "very-secret-key" not in str(caught.value)
-    with pytest.raises(SourceNotFoundError, match=r"s3://bucket/in\.csv"):
-        expand(["s3://bucket/in.csv"], settings)
-
-
-@pytest.mark.service
-def test_wrong_credentials_are_refused_without_showing_them(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-at-all")
-    # Another time-out makes another client: fsspec shares clients of equal settings.
-    store = Store("s3://storage-tests/x", s3_server.settings(timeout_s=9.5))
-    with pytest.raises(StorageError, match="AWS_") as caught:
-        store.write_bytes("x", b"x")
-    assert "not-the-secret-at-all" not in str(caught.value)
-    assert s3_server.secret_key not in str(caught.value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from flts_ray.telemetry import logging as log
-from flts_ray.telemetry.heartbeat import Beat, Pulse
+from flts_ray.telemetry.heartbeat import Beat, Beats, Pulse
 from flts_ray.telemetry.memory import rss_mb
 from flts_ray.telemetry.progress import ProgressBars
 
@@ -60,9 +62,10 @@ def test_quiet_keeps_errors_on_the_terminal_and_everything_in_the_file(
 ) -> None:
     log.configure(quiet=True)
     log.event("early")
-    log.add_file(tmp_path / "runs" / "events.jsonl")
-    log.event("late")
-    log.event("refused", level=logging.ERROR)
+    with log.events_to(tmp_path / "runs" / "events.jsonl"):
+        log.event("late")
+        log.event("refused", level=logging.ERROR)
+    log.event("after the run")
     assert [line["event"] for line in parsed(stderr())] == ["refused"]
     kept = parsed((tmp_path / "runs" / "events.jsonl").read_text(encoding="utf-8"))
     assert [line["event"] for line in kept] == ["early", "late", "refused"]
@@ -96,17 +99,57 @@ def test_every_listener_gets_every_beat_one_at_a_time() -> None:
     for thread in threads:
         thread.join()
     assert len(seen) == len(late) == 600
-    assert set(pulse.last_beat_s) == {"gru", "lstm", "prophet"}
 
 
-def test_the_last_beat_is_remembered_by_candidate() -> None:
+def test_a_beat_that_repeats_is_heard_but_is_no_progress() -> None:
+    now = 10.0
+    pulse = Pulse(clock=lambda: now)
+    worker: Beat = {"candidate": "gru", "rank": 1, "pid": 7, "stage": "training", "step": 3}
+    pulse.beat(worker)
+    for news, moved in (
+        ({"windows_per_s": 5.0, "time_ms": 1}, False),
+        ({"step": 4}, True),
+        ({"step": 4, "rss_mb": 9.0}, False),
+        ({"step": 4, "stage": "epoch", "epoch": 1}, True),
+        ({"step": 4, "stage": "epoch", "epoch": 1, "pid": 8}, True),
+    ):
+        now += 1.0
+        before = pulse.signs("gru")[1].progress_s
+        pulse.beat({**worker, **news})
+        sign = pulse.signs("gru")[1]
+        assert sign.beat == {**worker, **news}
+        assert sign.progress_s == (now if moved else before), news
+
+
+def test_signs_are_kept_by_candidate_and_rank_until_forgotten() -> None:
     pulse = Pulse()
-    pulse.beat({"candidate": "gru", "stage": "loading"})
-    first = pulse.last_beat_s["gru"]
-    pulse.beat({"candidate": "lstm", "stage": "loading"})
-    assert pulse.last_beat_s["gru"] == first
-    pulse.beat({"candidate": "gru", "stage": "loaded"})
-    assert pulse.last_beat_s["gru"] >= first
+    pulse.beat({"candidate": "gru", "stage": "starting"})
+    for candidate, rank in (("gru", 0), ("gru", 1), ("lstm", 0)):
+        pulse.beat({"candidate": candidate, "rank": rank, "stage": "loading"})
+    assert set(pulse.signs("gru")) == {0, 1}
+    pulse.forget("gru", 0, 5)
+    assert set(pulse.signs("gru")) == {1}
+    assert set(pulse.signs("lstm")) == {0}
+
+
+def test_beats_name_their_sender_and_come_once_a_second_unless_forced() -> None:
+    sent: list[Beat] = []
+    beats = Beats(sent.append, candidate="gru", rank=1, node_id="n")
+    assert beats.due
+    for step in range(100):
+        beats("training", step=step)
+    assert [beat["step"] for beat in sent] == [0]
+    assert not beats.due
+    beats("epoch", epoch=1, force=True)
+    assert {name: sent[1][name] for name in ("candidate", "rank", "node_id", "stage", "epoch", "pid")} == {
+        "candidate": "gru",
+        "rank": 1,
+        "node_id": "n",
+        "stage": "epoch",
+        "epoch": 1,
+        "pid": os.getpid(),
+    }
+    assert abs(sent[1]["time_ms"] / 1000 - time.time()) < 60
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system only tells the peak")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from flts_ray.config import TrackingSettings
+from flts_ray.runs import open_run
 from flts_ray.tracking.run import Tracker
 
 
@@ -27,7 +28,8 @@ import sys
 from pathlib import Path
 from flts_ray.config import TrackingSettings
 from flts_ray.tracking.run import Tracker
-with Tracker(TrackingSettings(), Path(sys.argv[1])).run("first-use") as run:
+home = Path(sys.argv[1])
+with Tracker(TrackingSettings(), home, home / "runs" / "first-use") as tracker, tracker.run("first-use") as run:
     run.log_metrics({"rmse_bits": 1.0})
 """
 
@@ -49,8 +51,10 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> FreshStore:
 
 
 @pytest.fixture(scope="session")
-def tracker(fresh_store: FreshStore) -> Tracker:
-    return Tracker(TrackingSettings(), fresh_store.home)
+def tracker(fresh_store: FreshStore) -> Iterator[Tracker]:
+    home = fresh_store.home
+    with open_run(home, "digest", "session") as run, Tracker(TrackingSettings(), home, run.folder) as tracker:
+        yield tracker
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flts_ray.errors import TrackingError
+from flts_ray.tracking.client import Gateway
 from flts_ray.tracking.registry import ModelRegistry
 from flts_ray.tracking.run import Tracker
 
@@ -18,6 +20,7 @@ class RegistryCases:
     def register(store: Tracker, registry: ModelRegistry, bundle: Path, candidate: str) -> str:
         with store.run(f"{registry.name}/{candidate}") as run:
             run.log_bundle(bundle)
+        assert store.flush()
         return registry.register(run.run_id, candidate, tags={"kind": "gru", "dataset_id": "d1"})
 
     def test_nothing_is_served_before_the_first_promotion(self, registry: ModelRegistry) -> None:
@@ -41,6 +44,7 @@ class RegistryCases:
     def test_a_run_without_bundle_is_refused(self, store: Tracker, registry: ModelRegistry) -> None:
         with store.run(f"{registry.name}/empty") as run:
             pass
+        assert store.flush()
         with pytest.raises(TrackingError, match="holds no artifacts under bundle/"):
             registry.register(run.run_id, "c1")
         assert registry.champion() is None
@@ -59,6 +63,29 @@ class RegistryCases:
         assert champion.candidate_id == "c2"
         registry.promote(three)
         assert [ref.version for ref in (registry.champion(), registry.previous()) if ref] == [three, two]
+
+    def test_a_lost_answer_registers_and_promotes_once(
+        self, store: Tracker, registry: ModelRegistry, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with store.run(f"{registry.name}/lost") as run:
+            run.log_bundle(bundle)
+        assert store.flush()
+        real, lost = Gateway.call, []
+
+        def call(self: Gateway, doing: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
+            answer = real(self, doing, method, *args, **kwargs)
+            if method.startswith(("create_", "set_")) and method not in lost:
+                lost.append(method)
+                raise TrackingError("no answer") from TimeoutError()
+            return answer
+
+        monkeypatch.setattr(Gateway, "call", call)
+        registry.promote(registry.register(run.run_id, "c1"))
+        assert lost == ["create_registered_model", "create_model_version", "set_registered_model_alias"]
+        champion = registry.champion()
+        assert champion is not None
+        assert (champion.version, champion.candidate_id) == ("1", "c1")
+        assert registry.previous() is None
 
     def test_rollback_swaps_and_swaps_back(self, store: Tracker, registry: ModelRegistry, bundle: Path) -> None:
         one, two = (self.register(store, registry, bundle, c) for c in ("c1", "c2"))

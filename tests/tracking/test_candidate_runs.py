@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from flts_ray.errors import TrackingError
+from flts_ray.errors import StorageError, TrackingError
 from flts_ray.tracking.candidate_runs import EPOCH_METRICS, CandidateRuns
 from flts_ray.tracking.run import TrackedRun
 
@@ -24,7 +24,7 @@ class Child:
 
     def log_metrics(self, values: Mapping[str, float], *, step: int, at_ms: int | None = None) -> None:
         if self.refuses:
-            raise TrackingError("the store did not answer")
+            raise StorageError("the disk is full")
         self.logged.append((step, dict(values), at_ms))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -97,7 +97,7 @@ def test_a_child_that_cannot_be_opened_leaves_none_open() -> None:
     assert parent.statuses() == {"gru": "FAILED"}
 
 
-def test_epochs_are_logged_as_they_come_and_only_once() -> None:
+def test_epochs_are_logged_as_they_come_and_the_history_completes_them() -> None:
     parent = Parent()
     with runs_under(parent, "gru") as runs:
         for beat in (
@@ -109,13 +109,14 @@ def test_epochs_are_logged_as_they_come_and_only_once() -> None:
             runs.beat(beat)
         runs.log_history("gru", [epoch(1), epoch(2), epoch(3)])
     logged = parent.children["gru"].logged
-    assert [(step, at_ms) for step, _, at_ms in logged] == [(1, 1000), (2, 2000), (3, None)]
+    # The run itself leaves out what it has recorded before.
+    assert [(step, at_ms) for step, _, at_ms in logged] == [(1, 1000), (2, 2000), (1, None), (2, None), (3, None)]
     assert logged[0][1] == dict.fromkeys(EPOCH_METRICS, 1.0)
 
 
 def test_trouble_while_training_is_kept_for_later_and_told_once() -> None:
     parent = Parent()
-    with pytest.raises(TrackingError, match="did not answer"), runs_under(parent, "gru") as runs:
+    with pytest.raises(StorageError, match="disk is full"), runs_under(parent, "gru") as runs:
         parent.children["gru"].refuses = True
         runs.beat(epoch(1))
         runs.beat(epoch(2))

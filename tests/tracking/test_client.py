@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from flts_ray.config import TrackingSettings, masked
+from flts_ray.config import TrackingSettings
 from flts_ray.errors import ConfigError, TrackingError
 from flts_ray.tracking.client import Gateway, configure_process, error_code, tracking_uri
 from flts_ray.tracking.run import Tracker
@@ -34,7 +35,7 @@ def test_servers_and_databases_are_accepted(uri: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "file:mlruns", "./mlruns", "/tmp/mlruns", "databricks"])
 def test_folders_are_refused_with_the_way_out(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.uri.*sqlite:///"):
-        Tracker(TrackingSettings(uri=uri), tmp_path)
+        Tracker(TrackingSettings(uri=uri), tmp_path, tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -42,7 +43,7 @@ def test_configuration_bounds_http_calls(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     configure_process(2.5)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
 
 
 def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(TrackingError, match=rf"Could not .* http://127\.0\.0\.1:{port}.* Check that the store is up"):
-        Tracker(TrackingSettings(uri=f"http://127.0.0.1:{port}", timeout_s=1), tmp_path)
+        Gateway(TrackingSettings(uri=f"http://127.0.0.1:{port}", timeout_s=1), tmp_path).experiment_id()
 
 
 def test_a_server_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_server_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
 
         def connect() -> None:
             try:
-                Tracker(TrackingSettings(uri=uri, timeout_s=1), tmp_path)
+                Gateway(TrackingSettings(uri=uri, timeout_s=1), tmp_path).experiment_id()
             except TrackingError as exc:
                 failure.append(exc)
 
@@ -76,7 +77,7 @@ def test_a_server_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_a_tracking_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is not a database, whatever its name says " * 40)
     with pytest.raises(TrackingError, match="Could not open the tracking store"):
-        Tracker(TrackingSettings(), tmp_path)
+        Gateway(TrackingSettings(), tmp_path).experiment_id()
 
 
 def test_codes_of_mlflow_stay_readable(tracker: Tracker) -> None:
@@ -88,15 +89,16 @@ def test_codes_of_mlflow_stay_readable(tracker: Tracker) -> None:
 
 def test_a_deleted_experiment_is_named(tracker: Tracker, tmp_path: Path) -> None:
     settings = TrackingSettings(uri=tracker.uri, experiment="to-delete")
-    gone = Tracker(settings, tmp_path)
-    gone.gateway.call("delete", "delete_experiment", gone.experiment_id)
+    gone = Gateway(settings, tmp_path)
+    gone.call("delete", "delete_experiment", gone.experiment_id())
     with pytest.raises(TrackingError, match=r"'to-delete'.*is deleted: restore it"):
-        Tracker(settings, tmp_path)
+        gone.experiment_id()
 
 
 def test_an_experiment_made_by_someone_else_meanwhile_is_used(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    known = tracker.gateway.experiment_id()
     real, missed = Gateway.call, []
 
     def call(self: Gateway, doing: str, method: str, /, *args: object, **kwargs: object) -> object:
@@ -106,12 +108,39 @@ def test_an_experiment_made_by_someone_else_meanwhile_is_used(
         return real(self, doing, method, *args, **kwargs)
 
     monkeypatch.setattr(Gateway, "call", call)
-    assert tracker.gateway.experiment_id("flts") == tracker.experiment_id
+    assert tracker.gateway.experiment_id() == known
 
 
-def test_passwords_do_not_reach_messages() -> None:
-    assert masked("postgresql://flts:s3cret@db:5432/mlflow") == "postgresql://flts:***@db:5432/mlflow"
-    assert masked("http://mlflow:5000") == "http://mlflow:5000"
+def test_a_server_that_trickles_is_given_up_on(tmp_path: Path) -> None:
+    """Each byte starts the socket's own limit anew; the call's limit holds all the same."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def trickle() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                while client.send(b"H") and not done.wait(0.1):
+                    pass
+
+        done = threading.Event()
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        gateway = Gateway(TrackingSettings(uri=f"http://127.0.0.1:{listener.getsockname()[1]}"), tmp_path)
+        gateway._limit_s = 0.5
+        with pytest.raises(TrackingError, match=r"no answer within 0\.5 s"):
+            gateway.experiment_id()
+        done.set()
+        thread.join(5)
+
+
+def test_a_server_that_does_not_know_its_name_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Gateway) -> None:
+        raise RuntimeError("error code 403 != 200. Response body: 'Invalid Host header - possible DNS rebinding'")
+
+    monkeypatch.setattr(Gateway, "_open", refuse)
+    with pytest.raises(TrackingError, match=r"start it with --allowed-hosts 'mlflow:5000'"):
+        Gateway(TrackingSettings(uri="http://u:p@mlflow:5000"), tmp_path).experiment_id()
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:

@@ -41,6 +41,7 @@ def test_a_candidate_whose_files_are_gone_is_registered_again(
         registry.download(first, home / "download-gone")
     with store.run(f"{registry.name}/again") as run:
         run.log_bundle(bundle)
+    assert store.flush()
     assert registry.register(run.run_id, "c1") != first
 
 

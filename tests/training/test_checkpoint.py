@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flts_ray.data.storage import Store
 from flts_ray.errors import IntegrityError
-from flts_ray.training.checkpoint import ARRAYS, META, read_checkpoint, write_checkpoint
+from flts_ray.training.checkpoint import (
+    ARRAYS,
+    META,
+    checkpoint_name,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from flts_ray.training.loop_state import LoopState
 
 pytestmark = pytest.mark.unit
@@ -21,42 +30,66 @@ STATE = LoopState(
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_checkpoint(STATE, tmp_path)
-    return tmp_path
+def store(tmp_path: Path) -> Store:
+    found = Store(str(tmp_path))
+    write_checkpoint(STATE, found, "one")
+    return found
 
 
-def test_a_state_comes_back_to_the_bit(folder: Path) -> None:
-    found = read_checkpoint(folder)
+def test_a_state_comes_back_to_the_bit(store: Store) -> None:
+    found = read_checkpoint(store, "one")
     assert found.meta == STATE.meta
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in found.arrays.items()} == {
         name: (a.dtype, a.shape, a.tobytes()) for name, a in STATE.arrays.items()
     }
 
 
-def test_nothing_but_json_and_safetensors_is_written(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == [META, ARRAYS]
-    json.loads((folder / META).read_text())
-
-
-@pytest.mark.parametrize("name", [META, ARRAYS])
-def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-    with pytest.raises(IntegrityError, match=r"cannot be read .* training has to start anew"):
-        read_checkpoint(folder)
+def test_nothing_but_json_and_safetensors_is_written(store: Store) -> None:
+    assert store.list() == [f"one/{META}", f"one/{ARRAYS}"]
+    json.loads(store.read_bytes(f"one/{META}"))
 
 
 @pytest.mark.parametrize("position", [0, 12, -1])
-def test_one_altered_byte_is_refused(folder: Path, position: int) -> None:
-    content = bytearray((folder / ARRAYS).read_bytes())
+def test_one_altered_byte_is_refused(store: Store, position: int) -> None:
+    content = bytearray(store.read_bytes(f"one/{ARRAYS}"))
     content[position] ^= 1
-    (folder / ARRAYS).write_bytes(content)
-    with pytest.raises(IntegrityError, match="is damaged: its arrays have sha256"):
-        read_checkpoint(folder)
+    store.write_bytes(f"one/{ARRAYS}", bytes(content))
+    with pytest.raises(IntegrityError, match="checkpoint one is damaged: its content has sha256"):
+        read_checkpoint(store, "one")
+
+
+def test_an_edited_description_is_refused(store: Store) -> None:
+    content = json.loads(store.read_bytes(f"one/{META}"))
+    content["loop"]["step"] += 1
+    store.write_bytes(f"one/{META}", json.dumps(content).encode())
+    with pytest.raises(IntegrityError, match="is damaged"):
+        read_checkpoint(store, "one")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"sha256": 1}', "null"])
-def test_a_damaged_description_is_refused(folder: Path, text: str) -> None:
-    (folder / META).write_text(text)
-    with pytest.raises(IntegrityError):
-        read_checkpoint(folder)
+def test_a_damaged_description_is_refused(store: Store, text: str) -> None:
+    store.write_bytes(f"one/{META}", text.encode())
+    with pytest.raises(IntegrityError, match="checkpoint one cannot be read"):
+        read_checkpoint(store, "one")
+
+
+def test_the_newest_checkpoint_that_is_whole_counts(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert newest_checkpoint(store) is None
+    names = [checkpoint_name(epoch) for epoch in (1, 2, 2, 3, 4, 5)]
+    assert sorted(names) == names
+    for step, name in enumerate(names):
+        write_checkpoint(replace(STATE, meta={**STATE.meta, "step": step}), store, name)
+    store.write_bytes("other/loop.json", b"of somebody else")
+    store.delete(f"{names[5]}/{META}")
+    store.delete(f"{names[4]}/{ARRAYS}")
+    store.write_bytes(f"{names[3]}/{ARRAYS}", store.read_bytes(f"{names[3]}/{ARRAYS}")[:-1])
+    damaged: list[tuple[str, str]] = []
+    found = newest_checkpoint(store, on_damaged=lambda name, reason: damaged.append((name, reason)))
+    assert found is not None
+    assert (found[0], found[1].meta["step"]) == (names[2], 2)
+    assert [name for name, _ in damaged] == [names[4], names[3]], "one that never was whole is not damaged"
+    assert all(name in reason for name, reason in damaged)
+    for name in names:
+        store.delete(f"{name}/{ARRAYS}")
+    assert newest_checkpoint(store) is None

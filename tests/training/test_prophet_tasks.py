@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flts_ray.cluster import Cluster
-from flts_ray.config import DataSettings, ProphetSettings, RunSettings, Settings, WindowSettings
+from flts_ray.config import DataSettings, ProphetSettings, Settings, WatchdogSettings, WindowSettings
 from flts_ray.data.frame import SeriesFrame, segment_ids
 from flts_ray.data.scaling import ColumnScaler
-from flts_ray.errors import TrainingError
+from flts_ray.errors import StalledError, TrainingError
+from flts_ray.models.prophet import FitJob, TargetFit
+from flts_ray.telemetry.heartbeat import Pulse
 from flts_ray.training import prophet_tasks
 from flts_ray.training.prophet_tasks import ProphetProgress, chunks, fit_jobs, fit_prophet, fit_prophet_local
+from flts_ray.training.relay import Relay, end, look_at
+from flts_ray.training.watchdog import Watchdog
+from tests.training.fits import Event, hang_here
 
 STEP_S = 600.0
 SETTINGS = Settings(
@@ -79,7 +83,10 @@ def test_a_series_that_fails_is_a_row_with_its_reason() -> None:
 def test_a_series_with_one_failed_target_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     fit_series = prophet_tasks.fit_series
 
+    tries: list[tuple[str, str]] = []
+
     def sometimes(job, settings, *, horizon, seed):  # type: ignore[no-untyped-def]
+        tries.append((job.series, job.target))
         if (job.series, job.target) == ("a", "up"):
             raise RuntimeError("Stan said no")
         return fit_series(job, settings, horizon=horizon, seed=seed)
@@ -88,6 +95,7 @@ def test_a_series_with_one_failed_target_is_left_out(monkeypatch: pytest.MonkeyP
     result = fit_prophet_local([FRAMES[0], FRAMES[2]], SCALERS, SETTINGS, step_s=STEP_S)
     assert result.failures == {("a", "up"): "RuntimeError: Stan said no"}
     assert result.forecaster.series == ("b",)
+    assert tries == [("a", "down"), ("a", "up"), ("a", "up"), ("b", "down"), ("b", "up")]
 
 
 @pytest.mark.unit
@@ -96,11 +104,88 @@ def test_nothing_fitted_is_an_error() -> None:
         fit_prophet_local([FRAMES[1]], SCALERS, SETTINGS, step_s=STEP_S)
 
 
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    with Cluster(RunSettings(num_cpus=2)) as cluster:
-        cluster.ensure()
-        yield
+FIT = TargetFit(model_json="{}", coefficients=np.zeros((2, 4)), rows=1, converged=True)
+REAL_CHUNK = prophet_tasks._fit_chunk
+
+
+def sick_chunk(jobs: list[FitJob], settings: ProphetSettings, horizon: int, seed: int, mailbox: Any, rank: int) -> Any:
+    """Fits of which one hangs once, one raises once and one raises always."""
+    fit_series = prophet_tasks.fit_series
+
+    def fit(job: FitJob, settings: ProphetSettings, *, horizon: int, seed: int) -> TargetFit:
+        name, first = (job.series, job.target), rank < 4
+        if name == ("a", "down") and first:
+            hang_here()
+        if (name == ("a", "up") and first) or name == ("b", "down"):
+            raise RuntimeError("Stan said no")
+        return fit_series(job, settings, horizon=horizon, seed=seed)
+
+    with pytest.MonkeyPatch.context() as patch:  # another test may get this process
+        patch.setattr(prophet_tasks, "fit_series", fit)
+        return REAL_CHUNK(jobs, settings, horizon, seed, mailbox, rank)
+
+
+@pytest.mark.ray
+@pytest.mark.fault
+def test_tasks_that_hang_and_fits_that_raise_are_tried_once_more_and_the_others_kept(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch, events: list[Event]
+) -> None:
+    monkeypatch.setattr(prophet_tasks, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(prophet_tasks, "_fit_chunk", sick_chunk)
+    monkeypatch.setattr(prophet_tasks, "chunks", lambda sizes: chunks(sizes, 1))
+    settings = SETTINGS.model_copy(update={"watchdog": WatchdogSettings(stall_timeout_s=10)})
+    frames, pulse, seen = [FRAMES[0], FRAMES[2]], Pulse(), list[ProphetProgress]()
+    with Relay(pulse.beat) as relay, Watchdog(pulse, look=look_at, kill=end) as watchdog:
+        result = fit_prophet(
+            frames, SCALERS, settings, step_s=STEP_S, on_progress=seen.append, relay=relay, watchdog=watchdog
+        )
+    monkeypatch.undo()
+    assert result.failures == {("b", "down"): "RuntimeError: Stan said no"}
+    assert result.kind is TrainingError
+    local = fit_prophet_local(frames[:1], SCALERS, SETTINGS, step_s=STEP_S)
+    assert result.forecaster.state()[0] == local.forecaster.state()[0]
+    assert seen[-1] == ProphetProgress(done=4, failed=1, total=4)
+    stalls = [fields for name, fields in events if name == "stalled"]
+    assert [(fields["rank"], fields["candidate"]) for fields in stalls] == [(0, "prophet")]
+    assert "in hang_here" in stalls[0]["stacks"]
+    retries = [(fields["series"], fields["target"]) for name, fields in events if name == "prophet_retry"]
+    assert sorted(retries) == [("a", "down"), ("a", "up"), ("b", "down")]
+
+
+@pytest.mark.unit
+def test_what_hangs_again_in_a_fresh_process_has_stalled_and_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs[:1], refs[1:]))
+    monkeypatch.setattr(ray, "get", lambda ref: [FIT])
+    cancelled: list[object] = []
+    monkeypatch.setattr(ray, "cancel", lambda ref, force: cancelled.append((ref, force)))
+    monkeypatch.setattr(prophet_tasks, "chunks", lambda sizes: iter([range(2), range(2, 3)]))
+    jobs, sent = fit_jobs([FRAMES[0]], SCALERS, SETTINGS), list[tuple[int, ...]]()
+
+    def submit(chunk: prophet_tasks._Chunk) -> str:
+        sent.append(chunk.jobs)
+        return f"task-{chunk.rank}"
+
+    work = prophet_tasks._Work([*jobs, jobs[0]], submit, [prophet_tasks.HUNG] * 3)
+    work.send(1)
+    assert work.running() == [0]
+    work.give_up([0])
+    work.collect(0)
+    assert (work.done, work.failed) == (0, 0)
+    work.send(1)
+    work.collect(0)
+    work.send(1)
+    assert work.running() == [2]
+    work.give_up([2])
+    work.collect(0)
+    assert not work.unfinished
+    assert sent == [(0, 1), (2,), (0, 1)], "the chunk that hung waits for its second try behind the others"
+    assert cancelled == [("task-0", True), ("task-2", True)]
+    assert (work.done, work.failed) == (3, 2)
+    assert work.outcomes == [prophet_tasks.HUNG, prophet_tasks.HUNG, FIT]
+    with pytest.raises(StalledError, match="fresh process"):
+        prophet_tasks._collect(jobs, work.outcomes[:2], SCALERS, step_s=STEP_S, started=0.0)
 
 
 def scratch_folders() -> set[Path]:
@@ -108,7 +193,7 @@ def scratch_folders() -> set[Path]:
 
 
 @pytest.mark.ray
-def test_tasks_give_what_this_process_gives(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_give_what_this_process_gives(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prophet_tasks, "HEARTBEAT_S", 0.2)
     before = scratch_folders()
     seen: list[ProphetProgress] = []
@@ -125,7 +210,7 @@ def test_tasks_give_what_this_process_gives(ray_session: None, monkeypatch: pyte
 
 
 @pytest.mark.ray
-def test_what_is_not_done_in_time_is_cancelled_and_says_so(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_done_in_time_is_cancelled_and_says_so(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prophet_tasks, "HEARTBEAT_S", 0.05)
     before = scratch_folders()
     with pytest.raises(TrainingError, match=r"not fitted within 0\.01 s"):

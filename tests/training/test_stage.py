@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -10,13 +13,14 @@ import pytest
 from flts_ray.candidates import FittedCandidate, candidate_id
 from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
-from flts_ray.errors import ResourceError, TrainingError
+from flts_ray.errors import ResourceError, StalledError, TrainingError
 from flts_ray.models.bundle import WEIGHTS_FILE
 from flts_ray.telemetry.heartbeat import Beat, Pulse
-from flts_ray.training import prophet_tasks, trainer
+from flts_ray.training import prophet_tasks, relay, trainer
 from flts_ray.training.fit import FittedRecurrent, fit_recurrent
 from flts_ray.training.stage import Trained, identity_of, train_candidates
 from tests.stages import Bench, make_bench
+from tests.training.fits import Event
 
 pytestmark = pytest.mark.unit
 
@@ -64,24 +68,32 @@ class Fits:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.run_names: list[str] = []
-        self.refuses: set[str] = set()
+        self.refuses: dict[str, Exception] = {}
+        self.resumed_from = 0
+        self.fitting, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
 
     def __call__(self, cell: Any, *, run_name: str, settings: Settings, **_: Any) -> FittedRecurrent:
         self.run_names.append(run_name)
+        self.fitting.set()
+        assert self.go_on.wait(30)
         if cell in self.refuses:
-            raise TrainingError(f"the loss of {cell} is not finite")
-        return fit_recurrent(cell, self.bench.dataset.frames, self.bench.dataset.transforms, settings)
+            raise self.refuses[cell]
+        fitted = fit_recurrent(cell, self.bench.dataset.frames, self.bench.dataset.transforms, settings)
+        return replace(fitted, resumed_from_epoch=self.resumed_from)
 
 
 @pytest.fixture
 def fits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Fits:
     found = Fits(bench)
     monkeypatch.setattr(trainer, "fit_on_ray", found)
-    monkeypatch.setattr(trainer, "Relay", Quiet)
+    monkeypatch.setattr(relay, "Relay", Quiet)
     return found
 
 
-def train(bench: Bench, settings: Settings, cluster: NoRay, beats: list[Beat] | None = None) -> Trained:
+def train(
+    bench: Bench, settings: Settings, cluster: NoRay, beats: list[Beat] | None = None, owner: str = "one"
+) -> Trained:
     return train_candidates(
         bench.dataset,
         settings,
@@ -89,6 +101,7 @@ def train(bench: Bench, settings: Settings, cluster: NoRay, beats: list[Beat] | 
         store=bench.store,
         candidates=bench.candidates,
         pulse=Pulse([] if beats is None else [beats.append]),
+        owner=owner,
     )
 
 
@@ -120,14 +133,52 @@ def test_a_fit_is_saved_with_where_it_comes_from_and_how_it_went(bench: Bench, f
 
 
 def test_one_that_fails_is_a_failure_with_its_reason_and_the_other_is_fitted(bench: Bench, fits: Fits) -> None:
-    fits.refuses = {"gru"}
+    fits.refuses = {"gru": TrainingError("the loss of gru is not finite")}
     trained = train(bench, bench.with_settings(seed=3), NoRay())
     assert list(trained.fitted) == ["lstm"]
     assert trained.failures == {"gru": "the loss of gru is not finite"}
-    fits.refuses = set()
+    assert trained.failure_codes == {"gru": TrainingError.exit_code}
+    fits.refuses = {}
     healed = train(bench, bench.with_settings(seed=3), NoRay())
     assert (list(healed.fitted), healed.failures) == (["gru", "lstm"], {})
     assert [healed.fitted[kind].reused for kind in ("gru", "lstm")] == [False, True]
+
+
+def test_each_failure_keeps_the_exit_code_of_its_error(bench: Bench, fits: Fits) -> None:
+    fits.refuses = {"gru": StalledError("it hung"), "lstm": ZeroDivisionError()}
+    trained = train(bench, bench.with_settings(seed=8), NoRay())
+    assert trained.failures == {"gru": "it hung", "lstm": "ZeroDivisionError"}
+    assert trained.failure_codes == {"gru": 60, "lstm": 1}
+
+
+def test_a_resumed_fit_says_so_in_its_facts(bench: Bench, fits: Fits) -> None:
+    settings = bench.with_settings(seed=9, candidates=("gru",))
+    fits.resumed_from = 1
+    assert train(bench, settings, NoRay()).fitted["gru"].summary.facts["resumed_from_epoch"] == 1
+
+
+def test_of_two_runs_at_once_one_fits_and_the_other_waits_for_it(bench: Bench, fits: Fits, events: list[Event]) -> None:
+    settings = bench.with_settings(seed=10, candidates=("gru",))
+    fits.go_on.clear()
+    results: dict[str, Trained] = {}
+
+    def run(owner: str) -> None:
+        results[owner] = train(bench, settings, NoRay(), owner=owner)
+
+    threads = [threading.Thread(target=run, args=(owner,)) for owner in ("first", "second")]
+    threads[0].start()
+    assert fits.fitting.wait(30)
+    threads[1].start()
+    while "candidate_waiting" not in [name for name, _ in events]:
+        time.sleep(0.01)
+    fits.go_on.set()
+    for thread in threads:
+        thread.join()
+    (waiting,) = [fields for name, fields in events if name == "candidate_waiting"]
+    assert waiting["candidate"] == "gru"
+    assert "first" in waiting["holder"]
+    assert len(fits.run_names) == 1
+    assert [results[owner].fitted["gru"].reused for owner in ("first", "second")] == [False, True]
 
 
 def test_a_damaged_candidate_is_fitted_anew(bench: Bench, fits: Fits) -> None:
@@ -165,3 +216,17 @@ def test_a_prophet_that_failed_on_one_series_has_no_result(
     trained = train(bench, bench.with_settings(seed=7, candidates=("prophet", "gru")), NoRay())
     assert list(trained.fitted) == ["gru"]
     assert trained.failures == {"prophet": "none of 1 fits succeeded"}
+
+
+def test_one_prophet_fit_of_many_that_failed_is_named(
+    bench: Bench, fits: Fits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> prophet_tasks.ProphetFit:
+        return prophet_tasks.ProphetFit(
+            forecaster=cast(Any, None), failures={("alpha", "down"): "stalled"}, kind=StalledError, fit_s=1.0
+        )
+
+    monkeypatch.setattr(prophet_tasks, "fit_prophet", fails)
+    trained = train(bench, bench.with_settings(seed=11, candidates=("prophet",)), NoRay())
+    assert trained.failures["prophet"].endswith("on 'down' of series 'alpha': stalled")
+    assert trained.failure_codes == {"prophet": StalledError.exit_code}

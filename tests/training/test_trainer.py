@@ -2,108 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from flts_ray.cluster import Cluster
-from flts_ray.config import Settings
-from flts_ray.data.dataset import Dataset, load_dataset
-from flts_ray.data.preprocess import preprocess
+from flts_ray.data.dataset import load_dataset
 from flts_ray.data.storage import Store
-from flts_ray.errors import DataError, ResourceError, TrainingError
-from flts_ray.telemetry.heartbeat import Beat
+from flts_ray.errors import ClusterError, DataError, ResourceError, StalledError
+from flts_ray.telemetry.heartbeat import CONTROLLER, Beat
 from flts_ray.training import trainer
-from flts_ray.training.fit import FittedRecurrent, fit_recurrent
-from flts_ray.training.trainer import Relay, fit_on_ray
-from tests.helpers import write_stations
+from flts_ray.training.checkpoint import ARRAYS
+from flts_ray.training.fit import FittedRecurrent
+from flts_ray.training.relay import Relay
+from flts_ray.training.trainer import SNAPSHOT
+from tests.training.fits import EPOCHS, Event, Setup, SickWorker, assert_same_bits, epochs_of, numbers, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-
-EPOCHS = 5
-WORKER = trainer._train_worker
-CLOCKS = ("seconds", "windows_per_s", "rss_mb")
-
-
-@dataclass(frozen=True)
-class Setup:
-    store: Store
-    dataset: Dataset
-    settings: Settings
-
-    def fit(self, name: str, *, workers: int = 1, dataset_id: str = "", **training: Any) -> tuple[Any, list[Beat]]:
-        """Train on Ray; also the heartbeats."""
-        beats: list[Beat] = []
-        changed = self.settings.training.model_copy(update={"workers": workers, **training})
-        with Relay(beats.append) as relay:
-            fitted = fit_on_ray(
-                "gru",
-                store=self.store,
-                dataset_id=dataset_id or self.dataset.dataset_id,
-                settings=self.settings.model_copy(update={"training": changed}),
-                run_name=name,
-                relay=relay,
-            )
-        return fitted, beats
-
-
-@pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Setup:
-    folder = tmp_path_factory.mktemp("trainer")
-    train, test = write_stations(folder, ("alpha", "beta"), train=150, test=20)
-    settings = Settings.model_validate(
-        {
-            "data": {"train": train, "test": test, "targets": ("down", "up")},
-            "features": {"ema_spans": (6,), "rolling_std": (), "profile": False},
-            "windows": {"lookback": 4, "horizon": 2},
-            "recurrent": {"hidden_size": 8},
-            "training": {"epochs": EPOCHS, "batch_size": 33, "cpus_per_worker": 0.5},
-        }
-    )
-    Cluster(settings.run).ensure()  # prepares the environment; Ray runs already
-    store = Store(str(folder / "home"))
-    claim = preprocess(settings, store, code_version="test").claim
-    return Setup(store, load_dataset(store, claim.dataset_id), settings)
-
-
-@pytest.fixture(scope="module")
-def plain(setup: Setup) -> Iterator[FittedRecurrent]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield fit_recurrent("gru", setup.dataset.frames, setup.dataset.transforms, setup.settings)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def alone(setup: Setup) -> tuple[FittedRecurrent, list[Beat]]:
     return setup.fit("alone")
-
-
-def numbers(fitted: FittedRecurrent) -> list[dict[str, float]]:
-    """The history without what a clock measured."""
-    return [{k: v for k, v in asdict(metrics).items() if k not in CLOCKS} for metrics in fitted.result.history]
-
-
-def weights(fitted: FittedRecurrent) -> dict[str, np.ndarray]:
-    return dict(fitted.forecaster.state()[1])
-
-
-def assert_same_bits(one: FittedRecurrent, other: FittedRecurrent) -> None:
-    assert numbers(one) == numbers(other)
-    assert one.forecaster.state()[0] == other.forecaster.state()[0]
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert mine
-    for name, values in mine.items():
-        assert values.tobytes() == theirs[name].tobytes(), name
 
 
 def test_one_worker_is_the_plain_loop_to_the_bit(
@@ -119,7 +41,12 @@ def test_heartbeats_tell_of_loading_with_its_memory_and_of_every_epoch(
     alone: tuple[FittedRecurrent, list[Beat]],
 ) -> None:
     fitted, beats = alone
-    assert {(beat["candidate"], beat["rank"]) for beat in beats} == {("gru", 0)}
+    assert {(beat["candidate"], beat["rank"]) for beat in beats} == {("gru", CONTROLLER), ("gru", 0)}
+    assert len({(beat["rank"], beat["pid"], beat["node_id"]) for beat in beats}) == 2
+    states = [beat["stage"] for beat in beats if beat["rank"] == CONTROLLER]
+    assert states == ["controller", "scheduling", "running", "shutting_down", "finished"]
+    beats = [beat for beat in beats if beat["rank"] == 0]
+    assert beats[-1]["stage"] == "finished"
     loading, loaded = beats[0], beats[1]
     assert (loading["stage"], loaded["stage"]) == ("loading", "loaded")
     assert loading["rss_mb"] == loaded["rss_before_mb"] > 1
@@ -134,7 +61,7 @@ def test_heartbeats_tell_of_loading_with_its_memory_and_of_every_epoch(
 def test_two_workers_are_one_worker_at_the_same_global_batch(setup: Setup, plain: FittedRecurrent) -> None:
     fitted, beats = setup.fit("two", workers=2)
     assert fitted.result.workers == 2
-    assert {beat["rank"] for beat in beats} == {0, 1}
+    assert {beat["rank"] for beat in beats} == {CONTROLLER, 0, 1}
     assert {beat["rank"] for beat in beats if beat["stage"] == "epoch"} == {0}
     for mine, theirs in zip(numbers(fitted), numbers(plain), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
@@ -142,66 +69,75 @@ def test_two_workers_are_one_worker_at_the_same_global_batch(setup: Setup, plain
         np.testing.assert_allclose(weights(fitted)[name], values, rtol=1e-3, atol=1e-4)
 
 
-def assert_resumed(beats: list[Beat]) -> None:
-    """Resumed once, from the last checkpoint that Ray Train had taken note of before the death in epoch 3."""
-    stages = [(beat["stage"], beat["epoch"]) for beat in beats if "epoch" in beat]
-    (start,) = (i for i, (stage, _) in enumerate(stages) if stage == "resumed")
-    kept = stages[start][1]
-    assert kept in (1, 2)
-    assert stages[start + 1 :] == [("epoch", epoch) for epoch in range(kept + 1, EPOCHS + 1)]
+@pytest.mark.fault
+def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
+    setup: Setup, plain: FittedRecurrent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "train_worker", SickWorker(tmp_path, {3: "kill"}))
+    fitted, beats = setup.fit("replaced", max_failures=1)
+    epochs = [("epoch", 1), ("epoch", 2), ("resumed", 2), ("epoch", 3), ("epoch", 4), ("epoch", 5)]
+    assert epochs_of(beats) == epochs, "every epoch once: the checkpoint of the second was there"
+    (restart,) = [beat for beat in beats if beat["stage"] == "restarting"]
+    assert restart["reason"].startswith("rank 0: ")
+    assert len({beat["pid"] for beat in beats if beat["rank"] == 0}) == 2
+    assert fitted.resumed_from_epoch == 2
+    assert_same_bits(fitted, plain)
 
 
-def dying_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """A worker whose process is killed in its third epoch, once for every file in ``deaths``."""
-    own_epoch = trainer._Beats.epoch
-    deaths = Path(os.environ["FLTS_TEST_DEATHS"])
-
-    def epoch(self: Any, metrics: Any, capture: Any) -> None:
-        if metrics.epoch == 3 and deaths.exists():
-            deaths.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        own_epoch(self, metrics, capture)
-
-    trainer._Beats.epoch = epoch  # type: ignore[method-assign]
-    return WORKER(config)
-
-
-class DyingWorker:
-    """Carries the place of the flag to the worker's process."""
-
-    def __init__(self, flag: Path) -> None:
-        flag.touch()
-        self.flag = flag
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        os.environ["FLTS_TEST_DEATHS"] = str(self.flag)
-        return dying_worker(config)
-
-
-@pytest.fixture
-def dies_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "_train_worker", DyingWorker(tmp_path / "deaths"))
+@pytest.fixture(scope="module")
+def cut_off(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The checkpoints of a training whose only worker was killed after two epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "train_worker", SickWorker(tmp_path_factory.mktemp("ills"), {3: "kill"}))
+        with pytest.raises(ClusterError, match=r"^training gru failed on its workers: rank 0: \S.*$"):
+            setup.fit("cut-off", max_failures=0)
+    return setup.store.child("checkpoints/cut-off")
 
 
 @pytest.mark.fault
-@pytest.mark.usefixtures("dies_once")
-def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(setup: Setup, plain: FittedRecurrent) -> None:
-    fitted, beats = setup.fit("replaced", max_failures=1)
-    assert_resumed(beats)
-    assert {beat["epoch"] for beat in beats if beat["stage"] == "epoch"} == {1, 2, 3, 4, 5}
+def test_a_damaged_checkpoint_costs_one_epoch_and_a_damaged_record_nothing(
+    setup: Setup, plain: FittedRecurrent, cut_off: Store
+) -> None:
+    checkpoints = setup.store.child("checkpoints/damaged")
+    for file in cut_off.list():
+        keep = slice(-100 if file.startswith("epoch_00002") and file.endswith(ARRAYS) else None)
+        checkpoints.write_bytes(file, cut_off.read_bytes(file)[keep])
+    checkpoints.write_bytes(SNAPSHOT, checkpoints.read_bytes(SNAPSHOT)[:-20])
+    fitted, beats = setup.fit("damaged", max_failures=0)
+    (damaged,) = [beat for beat in beats if beat["stage"] == "checkpoint_damaged"]
+    assert damaged["checkpoint"].startswith("epoch_00002")
+    assert epochs_of(beats) == [("resumed", 1), *[("epoch", epoch) for epoch in range(2, EPOCHS + 1)]]
     assert_same_bits(fitted, plain)
 
 
 @pytest.mark.fault
-def test_a_run_that_was_cut_off_continues_under_its_name(
-    setup: Setup, plain: FittedRecurrent, dies_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(TrainingError, match=r"^training gru failed on its workers: rank 0: \S.*$"):
-        setup.fit("cut-off", max_failures=0)
-    monkeypatch.setattr(trainer, "_train_worker", WORKER)
+def test_a_run_that_was_cut_off_continues_under_its_name(setup: Setup, plain: FittedRecurrent, cut_off: Store) -> None:
     fitted, beats = setup.fit("cut-off", max_failures=0)
-    assert_resumed(beats)
-    assert 1 not in {beat["epoch"] for beat in beats if beat["stage"] == "epoch"}
+    assert epochs_of(beats) == [("resumed", 2), ("epoch", 3), ("epoch", 4), ("epoch", 5)]
+    assert_same_bits(fitted, plain)
+
+
+@pytest.mark.fault
+def test_workers_that_hang_are_told_of_with_their_stacks_ended_and_replaced(
+    setup: Setup, plain: FittedRecurrent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
+) -> None:
+    monkeypatch.setattr(trainer, "train_worker", SickWorker(tmp_path, {2: "hang", 4: "stop"}))
+    beats: list[Beat] = []
+    hangs = r"^training gru hung 1 time, the last time rank 0 \(process \d+\) made no progress for \d+ s .*max_failures"
+    with pytest.raises(StalledError, match=hangs):
+        setup.fit("hangs", max_failures=0, stall_timeout_s=6, beats=beats)
+    (told,) = [fields for name, fields in events if name == "stalled"]
+    (sick,) = {(beat["pid"], beat["node_id"]) for beat in beats if beat["rank"] == 0}
+    assert (told["candidate"], told["rank"], told["pid"], told["node_id"]) == ("gru", 0, *sick)
+    assert told["seconds"] >= 6
+    assert "in hang_here" in told["stacks"]
+    assert "in train_worker" in told["stacks"]
+    fitted, beats = setup.fit("hangs", max_failures=1, stall_timeout_s=6)
+    assert epochs_of(beats)[0] == ("resumed", 1)
+    assert ("resumed", 3) in epochs_of(beats)
+    _, stopped = [fields for name, fields in events if name == "stalled"]
+    assert "is stopped (state T)" in stopped["stacks"]
+    assert fitted.resumed_from_epoch == 3
     assert_same_bits(fitted, plain)
 
 
@@ -231,7 +167,13 @@ def test_a_request_that_can_never_fit_is_refused_in_a_sentence(setup: Setup) -> 
 
 def test_one_that_listens_slowly_or_to_nothing_does_not_lose_the_last_beat() -> None:
     beats: list[Beat] = []
-    with Relay(beats.append) as relay:
+
+    def listener(beat: Beat) -> None:
+        beats.append(beat)
+        if beat["step"] == 7:
+            raise ValueError("one that fails must not stop the others")
+
+    with Relay(listener) as relay:
         for step in range(50):
             relay.mailbox.post.remote({"candidate": "gru", "stage": "training", "step": step})
     assert [beat["step"] for beat in beats] == list(range(50))

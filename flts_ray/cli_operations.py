@@ -1,0 +1,79 @@
+"""The commands of ``flts`` for whoever keeps it running: ``doctor``, ``sync`` and ``reconcile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flts_ray.cli_options import AsJson, Assignments, ConfigFile, Home, print_json, resolve
+
+operations = typer.Typer()
+
+Side = Annotated[
+    str, typer.Argument(help="A run, a dataset or claim.json, a YAML of settings, or a Compose, Helm or .env file.")
+]
+
+
+@operations.command()
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Put right what can be put right without losing anything.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte of every dataset.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything that a run stands on, and what earlier runs left behind. Ends with 1 if there is trouble."""
+    from flts_ray.doctor import document, examine, exit_code
+    from flts_ray.tables import print_findings
+
+    findings = examine(resolve(config, assignments, {"run.home": home}), fix=fix, deep=deep)
+    if as_json:
+        print_json(document(findings))
+    else:
+        print_findings(findings)
+    raise typer.Exit(exit_code(findings))
+
+
+@operations.command()
+def sync(
+    config: ConfigFile = None, assignments: Assignments = None, home: Home = None, as_json: AsJson = False
+) -> None:
+    """Deliver to MLflow what it could not take while runs were at work, and end the runs that died."""
+    from flts_ray.tracking.sync import sync as deliver
+
+    settings = resolve(config, assignments, {"run.home": home}).settings
+    report = deliver(settings.tracking, Path(settings.run.home).absolute())
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        typer.echo(report.sentence())
+    raise typer.Exit(0 if report.pending == 0 else 50)
+
+
+@operations.command()
+def reconcile(
+    a: Side,
+    b: Side,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain every difference that matters between two runs, datasets or configurations; 1 if there is one."""
+    from flts_ray.pipeline import open_store
+    from flts_ray.reconcile import compare, load_side, print_comparison
+
+    settings = resolve(config, assignments, {"run.home": home}).settings
+    store, folder = open_store(settings), Path(settings.run.home).absolute()
+    comparison = compare(*(load_side(text, settings=settings, store=store, home=folder) for text in (a, b)))
+    if as_json:
+        print_json(comparison.document())
+    else:
+        print_comparison(comparison, Console())
+    raise typer.Exit(comparison.exit_code)

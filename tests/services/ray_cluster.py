@@ -1,0 +1,150 @@
+"""A Ray cluster of several nodes on this machine, each of which can be killed like a machine that loses its power."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.services.ports import free_ports
+
+FAST_DETECTION = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A dead node is found after some 5 s; by default after 13."""
+
+
+@dataclass
+class RayNode:
+    """One ``ray start --block`` and everything below it."""
+
+    process: subprocess.Popen[bytes]
+
+    def family(self) -> list[psutil.Process]:
+        try:
+            top = psutil.Process(self.process.pid)
+            return [top, *top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process runs on this node."""
+        return pid in {process.pid for process in self.family()}
+
+    def kill(self) -> None:
+        """SIGKILL of every process of the node."""
+        family = self.family()
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+        psutil.wait_procs(family, timeout=10)
+
+
+@dataclass
+class RayCluster:
+    """A head without CPUs and nodes of one CPU each.
+
+    Attributes:
+        nodes: Those that were started, the head not included.
+    """
+
+    nodes: list[RayNode] = field(default_factory=list)
+    _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ray-")))  # short: sockets lie in it
+    _port: int = 0
+    _head: RayNode | None = None
+    _token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver needs to reach it."""
+        return {
+            "RAY_ADDRESS": f"127.0.0.1:{self._port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self._token,
+        }
+
+    def start(self, nodes: int) -> None:
+        self._port, client = free_ports(2)
+        self._head = self._start(
+            ["--head", f"--port={self._port}", f"--ray-client-server-port={client}", f"--temp-dir={self._folder}",
+             "--num-cpus=0", "--include-dashboard=false"]
+        )  # fmt: skip
+        for _ in range(nodes):
+            self.add_node()
+
+    def add_node(self) -> RayNode:
+        node = self._start([f"--address=127.0.0.1:{self._port}", "--num-cpus=1"])
+        self.nodes.append(node)
+        return node
+
+    def node_of(self, pid: int) -> RayNode:
+        """The node that a process runs on."""
+        return next(node for node in self.nodes if node.holds(pid))
+
+    def kill(self, node: RayNode) -> None:
+        self.nodes.remove(node)
+        node.kill()
+
+    def stop(self) -> None:
+        for node in [*self.nodes, *([self._head] if self._head else [])]:
+            node.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self, arguments: list[str]) -> RayNode:
+        ray = Path(sys.executable).parent / "ray"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        before = self._alive() if self._head else 0
+        environment = {
+            **kept,
+            **self.environment,
+            **FAST_DETECTION,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        environment.pop("RAY_ADDRESS")
+        log = (self._folder / "start.log").open("ab")
+        with log:
+            process = subprocess.Popen(
+                [ray, "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *arguments],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until = time.monotonic() + 60
+        while self._alive() <= before:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"ray did not start:\n{(self._folder / 'start.log').read_text()[-2000:]}")
+            time.sleep(0.3)
+        return RayNode(process)
+
+    def _alive(self) -> int:
+        """Nodes that the head knows as alive; none if it does not answer."""
+        code = (
+            "from ray._raylet import GcsClient; import sys; "
+            "print(sum(n.state == 0 for n in GcsClient(address=sys.argv[1]).get_all_node_info().values()))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"127.0.0.1:{self._port}"],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return int(done.stdout) if done.returncode == 0 else 0
