@@ -20,7 +20,8 @@ from flts_ray.data.transform import Transform
 from flts_ray.data.windows import test_origins
 from flts_ray.models.recurrent import Cell, RecurrentForecaster
 from flts_ray.training.fit import fit_recurrent
-from flts_ray.training.trainer import Relay, fit_on_ray
+from flts_ray.training.relay import Relay
+from flts_ray.training.trainer import fit_on_ray
 
 CELLS: tuple[Cell, ...] = ("gru", "lstm")
 

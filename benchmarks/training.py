@@ -25,7 +25,8 @@ from flts_ray.models.recurrent import Cell, RecurrentNet, RecurrentShape
 from flts_ray.training.examples import Examples, build_examples
 from flts_ray.training.loop import epoch_order
 from flts_ray.training.loop_state import TrainSpec
-from flts_ray.training.trainer import Relay, fit_on_ray
+from flts_ray.training.relay import Relay
+from flts_ray.training.trainer import fit_on_ray
 
 LOSSES = {"huber": nn.HuberLoss, "mse": nn.MSELoss, "mae": nn.L1Loss}
 RECIPES = ("default", "classic")

@@ -272,7 +272,7 @@ def _registry(
 
     folder = Path(settings.run.home).absolute()
     name = identifier or settings.identifier or str(read_run(folder, None)["identifier"])
-    return ModelRegistry(Gateway(settings.tracking, folder), name)
+    return ModelRegistry(Gateway(settings.tracking, folder), name, wait_s=0)
 
 
 def _print_champions(registry: ModelRegistry, as_json: bool) -> None:

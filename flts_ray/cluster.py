@@ -26,6 +26,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the session must not start another one
     "RAY_worker_niceness": "0",  # the default, 15, lets anything else on the machine starve a training
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

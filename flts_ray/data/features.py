@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.signal import lfilter
 
 from flts_ray.config import FeatureSettings
 from flts_ray.data.frame import FloatArray, IntArray, TimeArray
@@ -121,6 +120,8 @@ def context_rows(settings: FeatureSettings, step_s: float) -> int:
 
 
 def _ema(x: FloatArray, span: int) -> FloatArray:
+    from scipy.signal import lfilter  # most processes never compute features, and it takes long to import
+
     if len(x) == 0:
         return x
     alpha = 2.0 / (span + 1.0)

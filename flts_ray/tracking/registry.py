@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flts_ray.errors import ConfigError, TrackingError
+from flts_ray.errors import BundleError, ConfigError, TrackingError
 from flts_ray.tracking.client import BUNDLE, Gateway, error_code, is_refusal
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -46,23 +46,23 @@ class ModelRegistry:
     Args:
         gateway: The tracking store, such as ``Tracker(...).gateway``.
         identifier: What the models forecast, such as ``PobleSec``.
+        wait_s: Seconds that a store which does not answer is tried again; ``tracking.flush_timeout_s`` if None.
 
     Raises:
         ConfigError: If the identifier cannot be part of a model name.
     """
 
-    def __init__(self, gateway: Gateway, identifier: str) -> None:
+    def __init__(self, gateway: Gateway, identifier: str, *, wait_s: float | None = None) -> None:
         if not _IDENTIFIER.fullmatch(identifier):
             raise ConfigError(
                 f"identifier {identifier!r} cannot name a model: use up to 200 letters, digits and the signs _.- only."
             )
         self._gateway = gateway
+        self._wait_s = gateway.settings.flush_timeout_s if wait_s is None else wait_s
         self.name = f"flts-{identifier}"
 
     def register(self, run_id: str, candidate_id: str, *, tags: Mapping[str, str] | None = None) -> str:
         """Make a version of a run's bundle, once per candidate, even if the store's answer is lost.
-
-        A store that does not answer is tried again for ``tracking.flush_timeout_s``.
 
         Args:
             run_id: Run whose artifacts hold ``bundle/``.
@@ -100,8 +100,6 @@ class ModelRegistry:
     def promote(self, version: str) -> None:
         """Let ``champion`` name ``version``, and ``previous`` the champion before it. Idempotent.
 
-        A store that does not answer is tried again for ``tracking.flush_timeout_s``.
-
         Raises:
             TrackingError: If there is no such version or the store refused.
         """
@@ -109,7 +107,7 @@ class ModelRegistry:
 
     def _promote(self, version: str) -> None:
         self._gateway.call(f"find version {version} of {self.name}", "get_model_version", self.name, version)
-        champion = self.champion()
+        champion = self._by_alias(CHAMPION)
         if champion is not None and champion.version == version:
             return
         # "previous" first: cut off between the two calls, a second promote still finds the old champion in place.
@@ -140,11 +138,11 @@ class ModelRegistry:
 
     def champion(self) -> ChampionRef | None:
         """The version that is served, or None before the first promotion."""
-        return self._by_alias(CHAMPION)
+        return self._patiently(lambda: self._by_alias(CHAMPION))
 
     def previous(self) -> ChampionRef | None:
         """The champion before the present one, or None."""
-        return self._by_alias(PREVIOUS)
+        return self._patiently(lambda: self._by_alias(PREVIOUS))
 
     def download(self, version: str, destination: Path) -> Path:
         """Fetch a version's bundle.
@@ -157,18 +155,27 @@ class ModelRegistry:
             ``destination``, which then holds the bundle's files.
 
         Raises:
-            TrackingError: If the folder exists and is not empty, the version has no files, or the store refused.
+            BundleError: If the version has no files.
+            TrackingError: If the folder exists and is not empty, there is no such version, or the store refused.
         """
         if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
             raise TrackingError(f"{destination} is not an empty folder: give another one for {self.name}/{version}.")
+        return self._patiently(lambda: self._download(version, destination))
+
+    def _download(self, version: str, destination: Path) -> Path:
         doing = f"fetch version {version} of {self.name}"
         found = self._gateway.call(doing, "get_model_version", self.name, version)
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".flts-", dir=destination.parent) as scratch:
-            self._gateway.fetch(doing, found.run_id, BUNDLE, scratch)
+            try:
+                self._gateway.fetch(doing, found.run_id, BUNDLE, scratch)
+            except TrackingError as error:
+                if not is_refusal(error):
+                    raise
+                raise BundleError(f"The bundle of version {version} of {self.name} is gone: {error}") from error
             bundle = Path(scratch) / BUNDLE
             if not bundle.is_dir() or not any(bundle.iterdir()):
-                raise TrackingError(f"Version {version} of {self.name} has no bundle files in run {found.run_id}.")
+                raise BundleError(f"Version {version} of {self.name} has no bundle files in run {found.run_id}.")
             bundle.rename(destination)
         return destination
 
@@ -178,7 +185,7 @@ class ModelRegistry:
 
         retrying = Retrying(
             retry=retry_if_exception(_unanswered),
-            stop=stop_after_delay(self._gateway.settings.flush_timeout_s),
+            stop=stop_after_delay(self._wait_s),
             wait=wait_exponential(0.2, max=5),
             reraise=True,
         )

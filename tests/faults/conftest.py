@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flts_ray.config import Settings
+from flts_ray.data.dataset import load_dataset
+from flts_ray.data.storage import Store
+from flts_ray.models.recurrent import Cell
+from flts_ray.telemetry.heartbeat import Beats
+from flts_ray.training.fit import FittedRecurrent, fit_recurrent
+from flts_ray.training.loop_state import EpochMetrics
 from tests.desk import Desk, scores
 from tests.faults.table import PAGE, ROWS, Records
+
+if TYPE_CHECKING:
+    from flts_ray.training.relay import Relay
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +39,41 @@ FAULT_SETTINGS: dict[str, Any] = {"candidates": "gru", "training__epochs": 24, "
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str, Any]:
     """The document of a run of FAULT_SETTINGS that nothing disturbed."""
-    answer = Desk(tmp_path_factory.mktemp("undisturbed")).run(**FAULT_SETTINGS)
-    assert answer.code == 0, answer.err[-3000:]
-    return answer.document
+    from tests.faults.here import run_here
+
+    with pytest.MonkeyPatch.context() as patch:
+        train_plainly(patch)
+        result = run_here(Desk(tmp_path_factory.mktemp("undisturbed")))
+    assert result.exit_code == 0, result.verdict
+    return result.document()
+
+
+@pytest.fixture
+def plain_training(monkeypatch: pytest.MonkeyPatch, local_ray: None) -> None:
+    """For faults that Ray Train has no part in."""
+    train_plainly(monkeypatch)
+
+
+def train_plainly(patch: pytest.MonkeyPatch) -> None:
+    """Train networks by the plain loop on a thread: the same bits as one worker of Ray Train, twenty seconds sooner."""
+    from flts_ray.training import trainer
+
+    patch.setattr(trainer, "fit_on_ray", _fit_without_ray)
+
+
+def _fit_without_ray(
+    cell: Cell, *, store: Store, dataset_id: str, settings: Settings, relay: Relay, **ignored: Any
+) -> FittedRecurrent:
+    dataset = load_dataset(store, dataset_id, test=False)
+    beats = Beats(relay.mailbox.post.remote, candidate=cell, rank=0, node_id="")
+
+    def tell(metrics: EpochMetrics, capture: object) -> None:
+        beats("epoch", force=True, **asdict(metrics))
+        time.sleep(0.1)
+
+    return fit_recurrent(cell, dataset.frames, dataset.transforms, settings, on_epoch=tell)
 
 
 def assert_same(document: dict[str, Any], undisturbed: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Place:
     proxy: FaultProxy
     desk: Desk
     prefix: str
+    dataset_id: str
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -56,18 +57,18 @@ class Place:
     def store(self) -> Store:
         return Store(f"s3://faults/{self.prefix}", self.other().storage)
 
-    def other(self) -> Settings:
+    def other(self, salt: str = "another") -> Settings:
         """Settings of a process that works in the same bucket on data of its own."""
         _, train, _, test = self.desk.sources
-        values = {**self.settings, "hash_salt": "another"}
+        values = {**self.settings, "hash_salt": salt}
         return load_settings(
             assignments=[f"{key}={value}" for key, value in values.items()],
             options={"data.train": (train,), "data.test": (test,)},
             environ={},
         ).settings
 
-    def publish(self) -> Claim:
-        return preprocessing.preprocess(self.other(), self.store, code_version="test").claim
+    def publish(self, salt: str) -> Claim:
+        return preprocessing.preprocess(self.other(salt), self.store, code_version="test").claim
 
     def run(self) -> RunResult:
         return run_here(self.desk, **self.settings)
@@ -128,7 +129,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, s3_credentials: dict[str, s
 
 
 @pytest.fixture
-def place(server: S3Server, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(
+    server: S3Server,
+    tmp_path: Path,
+    local_ray: None,
+    undisturbed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Place]:
     real = preprocessing._run
 
     def by_thread(*work: Any) -> Any:
@@ -138,95 +145,110 @@ def place(server: S3Server, tmp_path: Path, local_ray: None, monkeypatch: pytest
 
     monkeypatch.setattr(preprocessing, "_run", by_thread)
     with FaultProxy("127.0.0.1", server.port) as proxy:
-        yield Place(server, proxy, Desk(tmp_path), prefix=tmp_path.name)
-        put_right(Place(server, proxy, Desk(tmp_path), prefix=tmp_path.name))
+        found = Place(server, proxy, Desk(tmp_path), tmp_path.name, undisturbed["dataset_id"])
+        yield found
+        put_right(found)
 
 
 @dataclass
-class Disturbed:
-    """What a run, a reader and a publisher came to while the store was in trouble."""
+class Seen:
+    """What a reader and a publisher came to while the store was in trouble."""
 
-    result: RunResult | StorageError
-    events: list[Event]
+    began_s: float
+    outage: Future[None]
     reading: Future[Dataset]
     publishing: Future[Claim]
-    began_s: float
 
 
-def disturb(place: Place, outage: Outage) -> Disturbed:
-    """Run; when training has come to its fourth epoch, begin the outage and let two others read and publish in it."""
-    futures: list[Future[Any]] = []
-    began = []
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(3))
+@contextmanager
+def striking(place: Place, epoch: int, outage: Outage, salt: str) -> Iterator[list[Seen]]:
+    """When training has come to an epoch, begin an outage and let two others read and publish in it."""
+    seen: list[Seen] = []
 
-        def strike(beat: Event) -> None:
-            began.append(time.time())
-            futures.append(pool.submit(outage, place))
-            time.sleep(0.2)  # until it is under way
-            dataset_id = next(e["dataset_id"] for e in events if e["event"] == "run_started")
-            futures.append(pool.submit(load_dataset, place.store, dataset_id))
-            futures.append(pool.submit(place.publish))
+    def strike(beat: Event) -> None:
+        began_s, under_way = time.time(), pool.submit(outage, place)
+        time.sleep(0.3)
+        reading = pool.submit(load_dataset, place.store, place.dataset_id)
+        seen.append(Seen(began_s, under_way, reading, pool.submit(place.publish, salt)))
 
-        events = stack.enter_context(captured())
-        stack.enter_context(when(strike, "heartbeat", stage="epoch", epoch=4))
-        result: RunResult | StorageError
-        try:
-            result = place.run()
-        except StorageError as error:
-            result = error
-    assert len(futures) == 3, "the outage never came"
-    futures[0].result()
-    return Disturbed(result, events, futures[1], futures[2], began[0])
+    with ThreadPoolExecutor(3) as pool, when(strike, "heartbeat", stage="epoch", epoch=epoch):
+        yield seen
 
 
-@pytest.mark.parametrize(("fault", "outage"), [("stopped", stopped), ("503", answering_503), ("slow", slow)])
-def test_what_passes_is_waited_for(
-    fault: str, outage: Outage, place: Place, undisturbed: dict[str, Any], faults: Records
-) -> None:
-    seen = disturb(place, outage)
-    assert isinstance(seen.result, RunResult), seen.result
-    assert_same(seen.result.document(), undisturbed)
-    assert_tracked(place.desk)
-    assert seen.reading.result().dataset_id == undisturbed["dataset_id"]
-    claim = seen.publishing.result()
-    assert set(dataset_ids(place.store)) == {undisturbed["dataset_id"], claim.dataset_id}
-    assert load_dataset(place.store, claim.dataset_id).claim == claim
-    done_s = named(seen.events, "fit_done")[0]["at_s"] - seen.began_s
-    for when_ in ("reading", "publish"):
-        faults.add(f"store_{fault}_{when_}", "waited, went on", outage_s(seen.events, seen.began_s))
-    restarts = len(named(seen.events, "fit_restarted"))
-    faults.add(f"store_{fault}_checkpoint", f"trained on, {restarts} restarts", done_s)
-
-
-def outage_s(events: list[Event], began_s: float) -> float:
-    """Seconds until the last operation that had to be tried again succeeded."""
-    return max([e["at_s"] for e in named(events, "storage_recovered")], default=began_s) - began_s
-
-
-@pytest.mark.parametrize(("fault", "outage"), [("refused", refused), ("no_bucket", no_bucket), ("full", full)])
-def test_what_does_not_pass_is_refused_and_the_same_command_goes_on_once_it_is_put_right(
-    fault: str, outage: Outage, place: Place, undisturbed: dict[str, Any], faults: Records
-) -> None:
-    seen = disturb(place, outage)
-    code = seen.result.exit_code
-    assert code == StorageError.exit_code, seen.result
-    publishing = seen.publishing.exception()
-    assert isinstance(publishing, StorageError), publishing
-    if fault != "full":  # reading needs no room
-        assert isinstance(seen.reading.exception(), StorageError)
-    assert_tracked(place.desk, unfinished=True)
-    put_right(place)
-    began_s = time.time()
-    with captured() as events:
+def test_what_passes_is_waited_for(place: Place, undisturbed: dict[str, Any], faults: Records) -> None:
+    """Three outages, one after another, in one training."""
+    outages = {"503": (4, answering_503), "slow": (10, slow), "stopped": (16, stopped)}
+    with captured() as events, ExitStack() as stack:
+        seen = {
+            fault: stack.enter_context(striking(place, epoch, outage, fault))
+            for fault, (epoch, outage) in outages.items()
+        }
         result = place.run()
     assert_same(result.document(), undisturbed)
     assert_tracked(place.desk)
-    resumed = [e["epoch"] for e in named(events, "heartbeat", stage="resumed")]
+    restarts = len(named(events, "heartbeat", stage="resumed"))
+    epochs = named(events, "heartbeat", stage="epoch")
+    claims = set()
+    for fault, (epoch, _) in outages.items():
+        (found,) = seen[fault]
+        found.outage.result()
+        assert found.reading.result().dataset_id == undisturbed["dataset_id"]
+        claim = found.publishing.result()
+        assert load_dataset(place.store, claim.dataset_id).claim == claim
+        claims.add(claim.dataset_id)
+        back_s = min(e["at_s"] for e in named(events, "storage_recovered") if e["at_s"] > found.began_s)
+        for moment in ("reading", "publish"):
+            faults.add(f"store_{fault}_{moment}", "waited, then went on", back_s - found.began_s)
+        on_s = min(e["at_s"] for e in epochs if e["at_s"] > found.began_s and e["epoch"] > epoch + 1)
+        faults.add(f"store_{fault}_checkpoint", f"trained on; {restarts} restarts in all", on_s - found.began_s)
+    assert set(dataset_ids(place.store)) == {undisturbed["dataset_id"], *claims}
+
+
+def test_what_does_not_pass_is_refused_and_the_same_command_goes_on_once_it_is_put_right(
+    place: Place, undisturbed: dict[str, Any], faults: Records
+) -> None:
+    """Three refusals in three attempts at one run; the fourth ends as if nothing had happened."""
+    outages = {"refused": (3, refused), "no_bucket": (9, no_bucket), "full": (15, full)}
+    began_s, before = 0.0, ""
+    for fault, (epoch, outage) in outages.items():
+        with captured() as events, striking(place, epoch, outage, fault) as seen, pytest.raises(StorageError) as error:
+            raise_if_failed(place.run())
+        if before:
+            note_resumed(events, before, began_s, faults)
+        (found,) = seen
+        found.outage.result()
+        publishing = found.publishing.exception()
+        assert isinstance(publishing, StorageError), publishing
+        if fault == "full":  # reading needs no room
+            assert found.reading.result().dataset_id == undisturbed["dataset_id"]
+        else:
+            assert isinstance(found.reading.exception(), StorageError)
+        assert_tracked(place.desk, unfinished=True)
+        put_right(place)
+        assert place.publish(fault).dataset_id in dataset_ids(place.store)
+        said = error.value.exit_code
+        faults.add(f"store_{fault}_publish", f"exit {said}, nothing published; works once put right")
+        faults.add(f"store_{fault}_reading", "reads on" if fault == "full" else f"exit {said}; works once put right")
+        began_s, before = time.time(), fault
+    with captured() as events:
+        result = place.run()
+    note_resumed(events, before, began_s, faults)
+    assert_same(result.document(), undisturbed)
+    assert_tracked(place.desk)
+    assert result.attempt == len(outages) + 1
+
+
+def raise_if_failed(result: RunResult) -> None:
+    """A candidate that failed for the store ends a run with the store's exit code; anything else is not expected."""
+    assert result.exit_code == StorageError.exit_code, result.verdict
+    raise StorageError("; ".join(result.verdict.reasons))
+
+
+def note_resumed(events: list[Event], fault: str, began_s: float, faults: Records) -> None:
+    resumed = named(events, "heartbeat", stage="resumed")
     assert resumed, "training began anew"
-    assert load_dataset(place.store, place.publish().dataset_id).frames
-    seconds = time.time() - began_s
-    reason = str(publishing).partition("(")[2].partition(")")[0]
-    faults.add(f"store_{fault}_publish", f"exit {code}: {reason}", seconds)
-    faults.add(f"store_{fault}_reading", "reads on" if fault == "full" else f"exit {code}, said so", None)
-    faults.add(f"store_{fault}_checkpoint", f"exit {code}; then on after epoch {resumed[0]}", seconds)
+    faults.add(
+        f"store_{fault}_checkpoint",
+        f"exit {StorageError.exit_code}; once put right, on after epoch {resumed[0]['epoch']}",
+        resumed[0]["at_s"] - began_s,
+    )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.desk import Desk
-from tests.faults.conftest import assert_same
-from tests.faults.here import Event, captured, named, run_here, when
+from tests.faults.conftest import assert_same, train_plainly
+from tests.faults.here import Event, captured, named, run_here
 from tests.faults.table import Records
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
@@ -25,7 +22,9 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 def finished(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Desk:
     """A home where everything has been done."""
     desk = Desk(tmp_path_factory.mktemp("finished"))
-    run_here(desk)
+    with pytest.MonkeyPatch.context() as patch:
+        train_plainly(patch)
+        run_here(desk)
     return desk
 
 
@@ -88,36 +87,11 @@ def test_a_damaged_dataset_is_made_anew(
     faults.add(key, repair["reason"].partition(":")[0].replace(repair["dataset_id"], "…"), took_s)
 
 
-def test_a_truncated_bundle_is_fitted_anew(desk: Desk, undisturbed: dict[str, Any], faults: Records) -> None:
+def test_a_truncated_bundle_is_fitted_anew(
+    desk: Desk, plain_training: None, undisturbed: dict[str, Any], faults: Records
+) -> None:
     truncate(only(desk.home, "models/gru-*/weights.safetensors"))
     events, took_s = noticed(desk, undisturbed)
     assert named(events, "candidate_damaged")
     assert named(events, "fit_done", candidate="gru")
     faults.add("bundle_damaged", "size and digest differ: fitted anew", took_s)
-
-
-def test_a_truncated_checkpoint_is_not_resumed_from(
-    tmp_path: Path, local_ray: None, undisturbed: dict[str, Any], faults: Records
-) -> None:
-    desk = Desk(tmp_path)
-
-    def strike(beat: Event) -> None:
-        time.sleep(0.3)  # until the checkpoint of this epoch is written
-        os.kill(beat["pid"], signal.SIGKILL)
-
-    with when(strike, "heartbeat", stage="epoch", epoch=6):
-        broken = run_here(desk, training__max_failures=0)
-    assert broken.verdict.state == "missing_candidate"
-    newest = sorted((desk.home / "checkpoints").glob("gru-*/epoch_*"))[-1]
-    truncate(only(newest, "*.safetensors"))
-    with captured() as events:
-        result = run_here(desk)
-    (damaged,) = named(events, "heartbeat", stage="checkpoint_damaged")
-    (resumed,) = named(events, "heartbeat", stage="resumed")
-    assert (damaged["checkpoint"], resumed["checkpoint"] < newest.name) == (newest.name, True)
-    assert_same(result.document(), undisturbed)
-    faults.add(
-        "checkpoint_truncated",
-        f"{newest.name} refused by its digest, on after epoch {resumed['epoch']}",
-        resumed["at_s"] - events[0]["at_s"],
-    )

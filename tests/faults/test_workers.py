@@ -20,7 +20,7 @@ from tests.faults.table import Records
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
-HANG_STEP = 60
+HANG_STEP = 200
 STALL_S = 5
 STATIONS = ("s0", "s1", "s2")
 
@@ -30,31 +30,31 @@ def until(events: list[Event], begin: Event, name: str, **fields: Any) -> float:
     return next(e for e in named(events, name, **fields) if e["at_s"] > begin["at_s"])["at_s"] - begin["at_s"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_worker_is_replaced(
-    workers: int, tmp_path: Path, local_ray: None, undisturbed: dict[str, Any], faults: Records
-) -> None:
-    struck: list[float] = []
+def killing(struck: list[float]) -> Callable[[Event], None]:
+    """Kills the worker that sent a heartbeat, in its next epoch."""
 
     def strike(beat: Event) -> None:
-        time.sleep(0.1)  # into the next epoch
+        time.sleep(0.1)
         os.kill(beat["pid"], signal.SIGKILL)
         struck.append(time.time())
 
-    last = workers - 1
-    stage = "checkpoint" if last else "epoch"
+    return strike
+
+
+def test_one_of_two_killed_workers_is_replaced(
+    tmp_path: Path, local_ray: None, undisturbed: dict[str, Any], faults: Records
+) -> None:
+    struck: list[float] = []
     desk = Desk(tmp_path)
-    with captured() as events, when(strike, "heartbeat", stage=stage, rank=last, epoch=4):
-        result = run_here(desk, training__workers=workers)
+    with captured() as events, when(killing(struck), "heartbeat", stage="checkpoint", rank=1, epoch=4):
+        result = run_here(desk, training__workers=2)
     (resumed,) = named(events, "heartbeat", stage="resumed")
     assert resumed["epoch"] >= 3
-    if workers == 1:
-        assert_same(result.document(), undisturbed)
-    else:  # two workers add their gradients up in another order
-        for mine, theirs in zip(scores(result.document()), scores(undisturbed), strict=True):
-            assert mine["rmse_bits"] == pytest.approx(theirs["rmse_bits"], rel=1e-4)
+    for mine, theirs in zip(scores(result.document()), scores(undisturbed), strict=True):
+        # two workers add their gradients up in another order
+        assert mine["rmse_bits"] == pytest.approx(theirs["rmse_bits"], rel=1e-4)
     assert_tracked(desk)
-    faults.add(f"worker_killed_{workers}", f"on after epoch {resumed['epoch']}", resumed["at_s"] - struck[0])
+    faults.add("worker_killed_2", f"on after epoch {resumed['epoch']}", resumed["at_s"] - struck[0])
 
 
 def hang(monkeypatch: pytest.MonkeyPatch, marker: Path) -> None:
@@ -84,31 +84,36 @@ def hang(monkeypatch: pytest.MonkeyPatch, marker: Path) -> None:
     monkeypatch.setattr(trainer, "train_worker", body)
 
 
-def test_a_hung_worker_is_found_shown_and_restarted(
+def test_a_killed_worker_is_replaced_and_a_hung_one_is_found_and_shown(
     tmp_path: Path, local_ray: None, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, faults: Records
 ) -> None:
+    """Both in one training, one after the other."""
     marker = tmp_path / "hangs"
     marker.write_text("x")
     hang(monkeypatch, marker)
+    struck: list[float] = []
     desk = Desk(tmp_path)
-    with captured() as events:
+    with captured() as events, when(killing(struck), "heartbeat", stage="epoch", epoch=3):
         result = run_here(desk, watchdog__stall_timeout_s=STALL_S)
+    first, second = named(events, "heartbeat", stage="resumed")
     (stalled,) = named(events, "stalled")
+    assert first["at_s"] < stalled["at_s"] < second["at_s"]
+    assert first["epoch"] >= 2
     assert stalled["candidate"] == "gru"
     assert "stuck_for_ever" in stalled["stacks"]
-    (resumed,) = named(events, "heartbeat", stage="resumed")
     assert_same(result.document(), undisturbed)
     assert_tracked(desk)
+    faults.add("worker_killed_1", f"on after epoch {first['epoch']}", first["at_s"] - struck[0])
     faults.add(
         "stalled_training",
         f"found after {stalled['seconds']:.0f} s ({STALL_S} allowed), stacks name the line, on after epoch "
-        f"{resumed['epoch']}",
-        resumed["at_s"] - stalled["at_s"],
+        f"{second['epoch']}",
+        second["at_s"] - stalled["at_s"],
     )
 
 
-def test_a_worker_that_hangs_again_and_again_fails_with_the_reason(
-    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, faults: Records
+def test_a_worker_that_hangs_again_and_again_fails_and_what_it_left_is_checked_before_it_is_used(
+    tmp_path: Path, local_ray: None, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, faults: Records
 ) -> None:
     marker = tmp_path / "hangs"
     marker.write_text("xxx")
@@ -120,6 +125,22 @@ def test_a_worker_that_hangs_again_and_again_fails_with_the_reason(
     assert any("no progress" in reason for reason in result.verdict.reasons)
     assert desk.statuses() == {"parent": ["FINISHED"], "gru": ["FAILED"]}
     faults.add("stalled_for_good", f"exit {result.exit_code} after one restart; the child run says why")
+
+    marker.write_text("")
+    newest = sorted((desk.home / "checkpoints").glob("gru-*/epoch_*"))[-1]
+    (weights,) = newest.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with captured() as events:
+        result = run_here(desk)
+    (damaged,) = named(events, "heartbeat", stage="checkpoint_damaged")
+    (resumed,) = named(events, "heartbeat", stage="resumed")
+    assert (damaged["checkpoint"], resumed["checkpoint"] < newest.name) == (newest.name, True)
+    assert_same(result.document(), undisturbed)
+    faults.add(
+        "checkpoint_truncated",
+        f"refused by its digest, on after epoch {resumed['epoch']}",
+        resumed["at_s"] - events[0]["at_s"],
+    )
 
 
 @pytest.fixture(scope="module")

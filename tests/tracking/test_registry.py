@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flts_ray.errors import ConfigError, TrackingError
+from flts_ray.errors import BundleError, ConfigError, TrackingError
 from flts_ray.tracking.registry import PREVIOUS, ModelRegistry
 from flts_ray.tracking.run import Tracker
 from tests.tracking.registry_cases import RegistryCases
@@ -37,7 +37,7 @@ def test_a_candidate_whose_files_are_gone_is_registered_again(
     home = Path(store.uri.removeprefix("sqlite:///")).parent
     (stored,) = home.glob(f"mlartifacts/**/{run_id}/artifacts/bundle")
     shutil.rmtree(stored)
-    with pytest.raises(TrackingError):
+    with pytest.raises(BundleError):
         registry.download(first, home / "download-gone")
     with store.run(f"{registry.name}/again") as run:
         run.log_bundle(bundle)
