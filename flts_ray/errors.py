@@ -39,6 +39,18 @@ class FltsError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    @property
+    def name(self) -> str:
+        """Name of the nearest class in this module, for another process to raise it by: see :func:`error_named`."""
+        names = (kind.__name__ for kind in type(self).__mro__ if globals().get(kind.__name__) is kind)
+        return next(names, FltsError.__name__)
+
+
+def error_named(name: str) -> type[FltsError]:
+    """The class of this module with that name; the base of all if there is none."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, FltsError) else FltsError
+
 
 class ConfigError(FltsError):
     """A setting is unknown, has the wrong type, or contradicts another."""

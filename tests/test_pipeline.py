@@ -114,7 +114,7 @@ def test_everything_on_stderr_is_an_event(first: Answer) -> None:
     for name in ("preprocess_done", "run_started", "ray_started", "fit_done", "promotion_decided", "run_done"):
         assert name in names
     stages = [found["stage"] for found in first.named("stage_done")]
-    assert stages == ["preprocess", "tracking", "train", "evaluate", "track", "promote", "report"]
+    assert stages == ["preprocess", "train", "evaluate", "track", "promote", "report"]
 
 
 def test_the_events_of_a_run_are_kept_with_it(desk: Desk, first: Answer) -> None:
@@ -128,7 +128,7 @@ def test_training_never_goes_silent(first: Answer) -> None:
     for kind in ("gru", "lstm"):
         stages = [beat["stage"] for beat in beats if beat["candidate"] == kind]
         assert stages[0] == "starting"
-        assert stages[-1] == "fitted"
+        assert "fitted" in stages[-2:], "the worker's last beat may come after the driver's"
         assert stages.count("epoch") == NETWORK["training.epochs"]
         assert {"loading", "loaded"} <= set(stages)
     assert [beat["stage"] for beat in beats if beat["candidate"] == "prophet"][-1] == "fitted"

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from flts_ray import errors
 from flts_ray.config import Settings
 from flts_ray.data.claims import (
     COLUMN_UNITS,
@@ -44,7 +43,16 @@ from flts_ray.data.shaping import (
     split_stations,
 )
 from flts_ray.data.storage import Store
-from flts_ray.errors import DataError, FltsError, InfrastructureError, IntegrityError, StorageError
+from flts_ray.errors import (
+    ClusterError,
+    DataError,
+    FltsError,
+    InfrastructureError,
+    IntegrityError,
+    StorageError,
+    error_named,
+)
+from flts_ray.redaction import redacted
 from flts_ray.telemetry.logging import event
 
 _Item = TypeVar("_Item", bound=BaseModel)
@@ -264,23 +272,31 @@ def _run(
 
     rows = [{"item": item.model_dump_json()} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    for row in dataset.map_batches(task, batch_size=1, batch_format="pyarrow", num_cpus=1).iter_rows():
+    for row in _rows(dataset.map_batches(task, batch_size=1, batch_format="pyarrow", num_cpus=1)):
         answer = json.loads(row["answer"])
         if "error" in answer:
-            raise _error_type(answer["error"])(answer["message"])
+            raise error_named(answer["error"])(answer["message"])
         yield outcome.model_validate(answer["outcome"])
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    import ray
+
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayError as error:  # a task that its program did not fail: processes, nodes, memory
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ClusterError(
+            f"Ray could not go on with preprocessing ({redacted(lines[-1] if lines else type(error).__name__)}): check "
+            "the cluster's nodes and memory, then run the same command"
+        ) from error
 
 
 def _guarded(function: Callable[[Any, Job], BaseModel], item: BaseModel, job: Job) -> str:
     try:
         return json.dumps({"outcome": function(item, job).model_dump(mode="json")})
     except FltsError as error:
-        return json.dumps({"error": type(error).__name__, "message": str(error)})
-
-
-def _error_type(name: str) -> type[FltsError]:
-    found = getattr(errors, name, FltsError)
-    return found if isinstance(found, type) and issubclass(found, FltsError) else FltsError
+        return json.dumps({"error": error.name, "message": str(error)})
 
 
 def _publish(store: Store, staging: str, claim: Claim, *, replace: bool, held: Held) -> Claim:
@@ -320,7 +336,7 @@ def _claim(
 ) -> Claim:
     kept = [outcome.record for outcome in outcomes if outcome.record is not None]
     if not kept:
-        raise _error_type(outcomes[0].error)(outcomes[0].reason)
+        raise error_named(outcomes[0].error)(outcomes[0].reason)
     found = {
         (item.split, item.file.sha256): {"encoding": item.file.encoding, "time_zone": item.file.time_zone}
         for item in (*(item for outcome in outcomes for item in outcome.files), *read)

@@ -10,11 +10,18 @@ import ray
 import ray.train
 import ray.train.torch
 
-import flts_ray.errors as tree
 from flts_ray.config import Settings
 from flts_ray.data.arrow_storage import arrow_place
 from flts_ray.data.storage import Store
-from flts_ray.errors import ClusterError, FltsError, InfrastructureError, StalledError, StorageError, TrainingError
+from flts_ray.errors import (
+    ClusterError,
+    FltsError,
+    InfrastructureError,
+    StalledError,
+    StorageError,
+    TrainingError,
+    error_named,
+)
 from flts_ray.models.recurrent import RECURRENT, Cell
 from flts_ray.redaction import redacted
 from flts_ray.telemetry.logging import event
@@ -142,8 +149,7 @@ def _trainer(
 
 def _fitted(cell: Cell, answer: dict[str, Any]) -> FittedRecurrent:
     if "error" in answer:
-        kind = getattr(tree, answer["error"], TrainingError)
-        raise (kind if issubclass(kind, FltsError) else TrainingError)(answer["message"])
+        raise error_named(answer["error"])(answer["message"])
     result = FitResult(**{**answer["result"], "history": tuple(EpochMetrics(**m) for m in answer["result"]["history"])})
     forecaster = RECURRENT[cell].from_state(answer["meta"], answer["arrays"])
     return FittedRecurrent(forecaster, result, resumed_from_epoch=answer["resumed_from"])
@@ -176,8 +182,8 @@ def _explained(cell: Cell, error: Exception, watch: Watch | None, allowed: int) 
     if isinstance(error, ray.train.WorkerGroupError):
         causes = list(error.worker_failures.values())
         for cause in causes:
-            if isinstance(cause, InfrastructureError):
-                return cause, True
+            if isinstance(cause, InfrastructureError):  # it has waited its time already
+                return cause, False
         lost = any(_is_lost(cause) for cause in causes)
         return (ClusterError if lost else TrainingError)(f"training {cell} failed on its workers: {reason}"), False
     cause = getattr(error, "controller_failure", None) or error

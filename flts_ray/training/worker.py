@@ -55,8 +55,8 @@ class Telltale(ControllerCallback):  # type: ignore[misc]
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The body of every worker.
 
-    What it refuses on purpose comes back as data, since trying again would change nothing. A store that is away is
-    raised: then Ray Train restarts the whole group, so that no rank waits for one that has given up.
+    What it refuses on purpose, or has waited for in vain, comes back as data: trying again at once would change
+    nothing. Only one of several workers raises when the store stays away, so that no other rank waits for it for ever.
     """
     torch.set_num_threads(1)
     stacks.listen()
@@ -83,10 +83,10 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
             on_step=progress.step,
             device=device,
         )
-    except InfrastructureError:
-        raise
     except FltsError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+        if isinstance(error, InfrastructureError) and context.get_world_size() > 1:
+            raise
+        return {"error": error.name, "message": str(error)}
     beats("finished", force=True)
     meta, arrays = fitted.forecaster.state()
     return {"meta": meta, "arrays": arrays, "result": asdict(fitted.result), "resumed_from": fitted.resumed_from_epoch}
@@ -147,7 +147,8 @@ def failure_reason(error: BaseException) -> str:
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    # Of a dead process Ray tells in ten lines what may have killed it.
+    return lines[-1].partition(" Worker exit type:")[0] if lines else type(error).__name__
 
 
 def _resume(checkpoints: Store, beats: Beats) -> LoopState | None:

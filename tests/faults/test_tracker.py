@@ -22,7 +22,7 @@ from tests.services import FaultProxy, MlflowServer, Postgres
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
-OUTAGE_S = 6.0
+OUTAGE_S = 4.0
 STALL_S = 2.0
 """Promised: so long, at most, training waits for a dead tracker, over the whole run."""
 

@@ -88,7 +88,7 @@ class S3Server:
             f"-master.port.grpc={next(ports)}",
             f"-volume.port={next(ports)}",
             f"-volume.port.grpc={next(ports)}",
-            "-volume.max=50",
+            "-volume.max=500",
             f"-volume.minFreeSpace={'100' if self.full else '1'}",
             "-master.volumeSizeLimitMB=64",
             "-filer",
