@@ -107,7 +107,7 @@ class RayCluster:
     def _start(self, arguments: list[str]) -> RayNode:
         ray = Path(sys.executable).parent / "ray"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        before = self._alive() if self._head else 0
+        before = self._alive() if self._head else set()
         environment = {
             **kept,
             **self.environment,
@@ -127,17 +127,17 @@ class RayCluster:
                 start_new_session=True,
             )
         until = time.monotonic() + 60
-        while self._alive() <= before:
+        while not self._alive() - before:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"ray did not start:\n{(self._folder / 'start.log').read_text()[-2000:]}")
             time.sleep(0.3)
         return RayNode(process)
 
-    def _alive(self) -> int:
-        """Nodes that the head knows as alive; none if it does not answer."""
+    def _alive(self) -> set[str]:
+        """Ids of the nodes that the head takes for alive; none if it does not answer."""
         code = (
             "from ray._raylet import GcsClient; import sys; "
-            "print(sum(n.state == 0 for n in GcsClient(address=sys.argv[1]).get_all_node_info().values()))"
+            "print(*(i.hex() for i, n in GcsClient(address=sys.argv[1]).get_all_node_info().items() if n.state == 0))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, f"127.0.0.1:{self._port}"],
@@ -147,4 +147,4 @@ class RayCluster:
             timeout=30,
             check=False,
         )
-        return int(done.stdout) if done.returncode == 0 else 0
+        return set(done.stdout.split()) if done.returncode == 0 else set()

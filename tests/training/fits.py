@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,33 +85,27 @@ def epochs_of(beats: list[Beat]) -> list[tuple[str, int]]:
     return [(beat["stage"], beat["epoch"]) for beat in beats if beat["stage"] in ("resumed", "epoch")]
 
 
-def hang_here() -> None:
-    time.sleep(3600)
-
-
-class SickWorker:
-    """Stands in for the body of a worker: something befalls it at the beginning of an epoch's end, once.
+class MortalWorker:
+    """Stands in for the body of a worker: its process dies at the end of some epochs, once each.
 
     Args:
         folder: Where it is remembered what has happened.
-        ills: By epoch: ``kill`` the process, ``stop`` it, or ``hang`` in Python.
+        epochs: When to die.
     """
 
-    def __init__(self, folder: Path, ills: dict[int, str]) -> None:
-        for epoch in ills:
-            (folder / f"ill-{epoch}").touch()
-        self.folder, self.ills = folder, ills
+    def __init__(self, folder: Path, *epochs: int) -> None:
+        for epoch in epochs:
+            (folder / f"die-{epoch}").touch()
+        self.folder = folder
 
     def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
         own_epoch = worker.Progress.epoch
 
         def epoch(progress: Any, metrics: Any, capture: Any) -> None:
-            flag = self.folder / f"ill-{metrics.epoch}"
+            flag = self.folder / f"die-{metrics.epoch}"
             if flag.exists():
                 flag.unlink()
-                if self.ills[metrics.epoch] == "hang":
-                    hang_here()
-                os.kill(os.getpid(), signal.SIGKILL if self.ills[metrics.epoch] == "kill" else signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGKILL)
             own_epoch(progress, metrics, capture)
 
         worker.Progress.epoch = epoch  # type: ignore[method-assign]

@@ -11,17 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flts_ray.config import DataSettings, ProphetSettings, Settings, WatchdogSettings, WindowSettings
+from flts_ray.config import DataSettings, ProphetSettings, Settings, WindowSettings
 from flts_ray.data.frame import SeriesFrame, segment_ids
 from flts_ray.data.scaling import ColumnScaler
 from flts_ray.errors import StalledError, TrainingError
 from flts_ray.models.prophet import FitJob, TargetFit
-from flts_ray.telemetry.heartbeat import Pulse
 from flts_ray.training import prophet_tasks
 from flts_ray.training.prophet_tasks import ProphetProgress, chunks, fit_jobs, fit_prophet, fit_prophet_local
-from flts_ray.training.relay import Relay, end, look_at
-from flts_ray.training.watchdog import Watchdog
-from tests.training.fits import Event, hang_here
+from tests.training.fits import hang_here
 
 STEP_S = 600.0
 SETTINGS = Settings(
@@ -123,33 +120,6 @@ def sick_chunk(jobs: list[FitJob], settings: ProphetSettings, horizon: int, seed
     with pytest.MonkeyPatch.context() as patch:  # another test may get this process
         patch.setattr(prophet_tasks, "fit_series", fit)
         return REAL_CHUNK(jobs, settings, horizon, seed, mailbox, rank)
-
-
-@pytest.mark.ray
-@pytest.mark.fault
-def test_tasks_that_hang_and_fits_that_raise_are_tried_once_more_and_the_others_kept(
-    local_ray: None, monkeypatch: pytest.MonkeyPatch, events: list[Event]
-) -> None:
-    monkeypatch.setattr(prophet_tasks, "HEARTBEAT_S", 0.5)
-    monkeypatch.setattr(prophet_tasks, "_fit_chunk", sick_chunk)
-    monkeypatch.setattr(prophet_tasks, "chunks", lambda sizes: chunks(sizes, 1))
-    settings = SETTINGS.model_copy(update={"watchdog": WatchdogSettings(stall_timeout_s=10)})
-    frames, pulse, seen = [FRAMES[0], FRAMES[2]], Pulse(), list[ProphetProgress]()
-    with Relay(pulse.beat) as relay, Watchdog(pulse, look=look_at, kill=end) as watchdog:
-        result = fit_prophet(
-            frames, SCALERS, settings, step_s=STEP_S, on_progress=seen.append, relay=relay, watchdog=watchdog
-        )
-    monkeypatch.undo()
-    assert result.failures == {("b", "down"): "RuntimeError: Stan said no"}
-    assert result.kind is TrainingError
-    local = fit_prophet_local(frames[:1], SCALERS, SETTINGS, step_s=STEP_S)
-    assert result.forecaster.state()[0] == local.forecaster.state()[0]
-    assert seen[-1] == ProphetProgress(done=4, failed=1, total=4)
-    stalls = [fields for name, fields in events if name == "stalled"]
-    assert [(fields["rank"], fields["candidate"]) for fields in stalls] == [(0, "prophet")]
-    assert "in hang_here" in stalls[0]["stacks"]
-    retries = [(fields["series"], fields["target"]) for name, fields in events if name == "prophet_retry"]
-    assert sorted(retries) == [("a", "down"), ("a", "up"), ("b", "down")]
 
 
 @pytest.mark.unit

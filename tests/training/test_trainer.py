@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +10,14 @@ import pytest
 from flts_ray.cluster import Cluster
 from flts_ray.data.dataset import load_dataset
 from flts_ray.data.storage import Store
-from flts_ray.errors import ClusterError, DataError, ResourceError, StalledError
+from flts_ray.errors import ClusterError, DataError, ResourceError
 from flts_ray.telemetry.heartbeat import CONTROLLER, Beat
 from flts_ray.training import trainer
 from flts_ray.training.checkpoint import ARRAYS
 from flts_ray.training.fit import FittedRecurrent
 from flts_ray.training.relay import Relay
 from flts_ray.training.trainer import SNAPSHOT
-from tests.training.fits import EPOCHS, Event, Setup, SickWorker, assert_same_bits, epochs_of, numbers, weights
+from tests.training.fits import EPOCHS, MortalWorker, Setup, assert_same_bits, epochs_of, numbers, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -69,26 +68,11 @@ def test_two_workers_are_one_worker_at_the_same_global_batch(setup: Setup, plain
         np.testing.assert_allclose(weights(fitted)[name], values, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.fault
-def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
-    setup: Setup, plain: FittedRecurrent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "train_worker", SickWorker(tmp_path, {3: "kill"}))
-    fitted, beats = setup.fit("replaced", max_failures=1)
-    epochs = [("epoch", 1), ("epoch", 2), ("resumed", 2), ("epoch", 3), ("epoch", 4), ("epoch", 5)]
-    assert epochs_of(beats) == epochs, "every epoch once: the checkpoint of the second was there"
-    (restart,) = [beat for beat in beats if beat["stage"] == "restarting"]
-    assert restart["reason"].startswith("rank 0: ")
-    assert len({beat["pid"] for beat in beats if beat["rank"] == 0}) == 2
-    assert fitted.resumed_from_epoch == 2
-    assert_same_bits(fitted, plain)
-
-
 @pytest.fixture(scope="module")
 def cut_off(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The checkpoints of a training whose only worker was killed after two epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_worker", SickWorker(tmp_path_factory.mktemp("ills"), {3: "kill"}))
+        patch.setattr(trainer, "train_worker", MortalWorker(tmp_path_factory.mktemp("deaths"), 3))
         with pytest.raises(ClusterError, match=r"^training gru failed on its workers: rank 0: \S.*$"):
             setup.fit("cut-off", max_failures=0)
     return setup.store.child("checkpoints/cut-off")
@@ -107,37 +91,6 @@ def test_a_damaged_checkpoint_costs_one_epoch_and_a_damaged_record_nothing(
     (damaged,) = [beat for beat in beats if beat["stage"] == "checkpoint_damaged"]
     assert damaged["checkpoint"].startswith("epoch_00002")
     assert epochs_of(beats) == [("resumed", 1), *[("epoch", epoch) for epoch in range(2, EPOCHS + 1)]]
-    assert_same_bits(fitted, plain)
-
-
-@pytest.mark.fault
-def test_a_run_that_was_cut_off_continues_under_its_name(setup: Setup, plain: FittedRecurrent, cut_off: Store) -> None:
-    fitted, beats = setup.fit("cut-off", max_failures=0)
-    assert epochs_of(beats) == [("resumed", 2), ("epoch", 3), ("epoch", 4), ("epoch", 5)]
-    assert_same_bits(fitted, plain)
-
-
-@pytest.mark.fault
-def test_workers_that_hang_are_told_of_with_their_stacks_ended_and_replaced(
-    setup: Setup, plain: FittedRecurrent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
-) -> None:
-    monkeypatch.setattr(trainer, "train_worker", SickWorker(tmp_path, {2: "hang", 4: "stop"}))
-    beats: list[Beat] = []
-    hangs = r"^training gru hung 1 time, the last time rank 0 \(process \d+\) made no progress for \d+ s .*max_failures"
-    with pytest.raises(StalledError, match=hangs):
-        setup.fit("hangs", max_failures=0, stall_timeout_s=6, beats=beats)
-    (told,) = [fields for name, fields in events if name == "stalled"]
-    (sick,) = {(beat["pid"], beat["node_id"]) for beat in beats if beat["rank"] == 0}
-    assert (told["candidate"], told["rank"], told["pid"], told["node_id"]) == ("gru", 0, *sick)
-    assert told["seconds"] >= 6
-    assert "in hang_here" in told["stacks"]
-    assert "in train_worker" in told["stacks"]
-    fitted, beats = setup.fit("hangs", max_failures=1, stall_timeout_s=6)
-    assert epochs_of(beats)[0] == ("resumed", 1)
-    assert ("resumed", 3) in epochs_of(beats)
-    _, stopped = [fields for name, fields in events if name == "stalled"]
-    assert "is stopped (state T)" in stopped["stacks"]
-    assert fitted.resumed_from_epoch == 3
     assert_same_bits(fitted, plain)
 
 
