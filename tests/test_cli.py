@@ -384,3 +384,30 @@ def test_a_finished_interruption_leaves_sigterm_as_it_was(flts: Flts) -> None:
     before = signal.getsignal(signal.SIGTERM)
     flts("--version")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.unit
+def test_there_is_nothing_to_deliver_where_nothing_ran(flts: Flts) -> None:
+    answer = flts("sync", "--json")
+    assert (answer.code, answer.document["pending"], answer.document["closed"]) == (0, 0, [])
+
+
+@pytest.mark.unit
+def test_two_configurations_are_told_apart_and_the_exit_code_says_so(flts: Flts, tmp_path: Path) -> None:
+    for name, epochs in (("a", 10), ("b", 5), ("c", 10)):
+        (tmp_path / f"{name}.yaml").write_text(f"training:\n  epochs: {epochs}\n")
+    for more in ((), ("--json",)):
+        differ = flts("reconcile", "a.yaml", "b.yaml", *more)
+        assert (differ.code, "training.epochs" in differ.out) == (1, True)
+    assert flts("reconcile", "a.yaml", "c.yaml").code == 0
+    assert flts("reconcile", "a.yaml", "nothing").code == errors.ConfigError.exit_code
+
+
+@pytest.mark.unit
+def test_the_doctor_prints_what_it_found_and_ends_with_it(flts: Flts) -> None:
+    table, found = flts("doctor"), flts("doctor", "--json")
+    assert table.code == found.code == found.document["exit_code"]
+    states = {finding["check"]: finding["state"] for finding in found.document["findings"]}
+    assert states
+    assert (found.code != 0) == ("trouble" in states.values())
+    assert all(check in table.out for check in states)

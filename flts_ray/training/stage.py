@@ -105,7 +105,13 @@ def train_candidates(
         if isinstance(result, Exception):
             failures[name] = str(result) or type(result).__name__
             codes[name] = result.exit_code if isinstance(result, FltsError) else 1
-            event("candidate_failed", candidate=name, error=type(result).__name__, reason=str(result))
+            event(
+                "candidate_failed",
+                level=logging.WARNING,
+                candidate=name,
+                error=type(result).__name__,
+                reason=str(result),
+            )
         else:
             found[name] = result
     fitted: dict[str, FittedCandidate] = {kind: found[kind] for kind in settings.candidates if kind in found}

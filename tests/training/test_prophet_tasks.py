@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ from flts_ray.config import DataSettings, ProphetSettings, Settings, WindowSetti
 from flts_ray.data.frame import SeriesFrame, segment_ids
 from flts_ray.data.scaling import ColumnScaler
 from flts_ray.errors import StalledError, TrainingError
-from flts_ray.models.prophet import FitJob, TargetFit
+from flts_ray.models.prophet import TargetFit
 from flts_ray.training import prophet_tasks
 from flts_ray.training.prophet_tasks import ProphetProgress, chunks, fit_jobs, fit_prophet, fit_prophet_local
-from tests.training.fits import hang_here
 
 STEP_S = 600.0
 SETTINGS = Settings(
@@ -102,24 +100,6 @@ def test_nothing_fitted_is_an_error() -> None:
 
 
 FIT = TargetFit(model_json="{}", coefficients=np.zeros((2, 4)), rows=1, converged=True)
-REAL_CHUNK = prophet_tasks._fit_chunk
-
-
-def sick_chunk(jobs: list[FitJob], settings: ProphetSettings, horizon: int, seed: int, mailbox: Any, rank: int) -> Any:
-    """Fits of which one hangs once, one raises once and one raises always."""
-    fit_series = prophet_tasks.fit_series
-
-    def fit(job: FitJob, settings: ProphetSettings, *, horizon: int, seed: int) -> TargetFit:
-        name, first = (job.series, job.target), rank < 4
-        if name == ("a", "down") and first:
-            hang_here()
-        if (name == ("a", "up") and first) or name == ("b", "down"):
-            raise RuntimeError("Stan said no")
-        return fit_series(job, settings, horizon=horizon, seed=seed)
-
-    with pytest.MonkeyPatch.context() as patch:  # another test may get this process
-        patch.setattr(prophet_tasks, "fit_series", fit)
-        return REAL_CHUNK(jobs, settings, horizon, seed, mailbox, rank)
 
 
 @pytest.mark.unit
