@@ -144,8 +144,10 @@ class Started:
             time.sleep(0.05)
 
     def wait_for_epoch(self, epoch: int) -> dict[str, Any]:
-        """A heartbeat of this epoch or a later one."""
-        return self.wait_for(lambda e: e["event"] == "heartbeat" and e.get("epoch", 0) >= epoch, f"epoch {epoch}")
+        """The end of this epoch or a later one."""
+        return self.wait_for(
+            lambda e: e["event"] == "heartbeat" and e["stage"] == "epoch" and e["epoch"] >= epoch, f"epoch {epoch}"
+        )
 
     def wait_for_event(self, name: str, **fields: Any) -> dict[str, Any]:
         """An event of this name with these fields."""

@@ -218,7 +218,7 @@ class _Fits:
     def recurrent(self, kind: str, name: str) -> tuple[Forecaster, FitSummary]:
         from flts_ray.training.trainer import fit_on_ray
 
-        run_name = f"{name}-{time.time_ns()}" if self.settings.run.force else name
+        run_name = f"{name}-{self.owner or time.time_ns()}" if self.settings.run.force else name
         fitted = fit_on_ray(
             "gru" if kind == "gru" else "lstm",
             store=self.store,

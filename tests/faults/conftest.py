@@ -35,7 +35,7 @@ def faults() -> Iterator[Records]:
         PAGE.write_text(records.markdown(), encoding="utf-8")
 
 
-FAULT_SETTINGS: dict[str, Any] = {"candidates": "gru", "training__epochs": 24, "training__early_stopping": "false"}
+FAULT_SETTINGS: dict[str, Any] = {"candidates": "gru", "training__epochs": 32, "training__early_stopping": "false"}
 
 
 @pytest.fixture(scope="session")
