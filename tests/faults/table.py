@@ -88,8 +88,9 @@ class Records:
         assert key in ROWS, f"{key} is not in the fault table"
         self.rows[key] = (observed, recovered_s)
 
-    def markdown(self) -> str:
-        """The page."""
+    def markdown(self, before: str) -> str:
+        """The page; rows that were not run this time stay as they are on the page of before."""
+        known = {tuple(row[:2]): row[3:] for row in cells(before)}
         lines = [
             "# Faults",
             "",
@@ -101,7 +102,16 @@ class Records:
             "|---|---|---|---|---|",
         ]
         for key, (fault, when, expected) in ROWS.items():
-            observed, seconds = self.rows[key]
-            shown = "-" if seconds is None else f"{seconds:.1f}"
-            lines.append(f"| {fault} | {when} | {expected} | {observed} | {shown} |")
+            if key in self.rows:
+                observed, seconds = self.rows[key]
+                seen = [observed, "-" if seconds is None else f"{seconds:.1f}"]
+            else:
+                seen = known[fault, when]
+            lines.append(f"| {' | '.join([fault, when, expected, *seen])} |")
         return "\n".join(lines) + "\n"
+
+
+def cells(page: str) -> list[list[str]]:
+    """The rows of a page, without its head."""
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
