@@ -72,7 +72,7 @@ def test_a_driver_killed_at_every_stage_goes_on_each_time(
     faults.add(
         "driver_killed_preprocess",
         "what was staged is swept, preprocessed anew",
-        first_s(answer, event="preprocess_started"),
+        first_s(answer, event="series_done"),
     )
 
     with Started(command(desk), desk.folder) as started:
