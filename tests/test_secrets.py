@@ -17,7 +17,13 @@ from tests.services import Postgres, S3Server
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
 
-SETTINGS = {"candidates": "gru", "training.epochs": 2, "recurrent.hidden_size": 8, "run.num_cpus": 2}
+SETTINGS = {
+    "candidates": "gru",
+    "training.epochs": 2,
+    "recurrent.hidden_size": 8,
+    "run.num_cpus": 2,
+    "tracking.experiment": "vault",  # the default one belongs to the server on the same database
+}
 
 
 @dataclass(frozen=True)
