@@ -36,7 +36,7 @@ BROKEN = ValueError("boom")
         (group(BROKEN), TrainingError, False),
         (group(LOST), ClusterError, False),
         (group(RuntimeError("gloo: connection closed by peer"), LOST), ClusterError, False),
-        (group(StorageError("the store is away")), StorageError, True),
+        (group(StorageError("the store is away")), StorageError, False),  # it has waited its deadline already
         (ray.train.ControllerError(AWAY), StorageError, True),
         (ray.train.ControllerError(RuntimeError("a node was lost")), ClusterError, True),
         (ray.train.ControllerError(WorkerGroupStartupTimeoutError(2)), ClusterError, False),  # Ray has tried again
