@@ -118,7 +118,8 @@ def test_a_prepared_store_takes_files(any_store: Store) -> None:
     any_store.prepare()
     any_store.prepare()
     any_store.wait_until_up()
-    any_store.write_bytes("x", b"")
+    any_store.write_bytes("x", b"full")
+    assert any_store.read_bytes("x") == b"full"
 
 
 names_that_escape = st.sampled_from(
