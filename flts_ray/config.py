@@ -6,11 +6,14 @@ command line) is the business of :mod:`flts_ray.config_layers`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from flts_ray.config_base import Counts, Names, Section, as_tuple, canonical_digest, canonical_json
+from flts_ray.config_serving import DriftSettings, PredictionLogSettings, ServeSettings
+
+__all__ = ["Section", "Settings", "canonical_digest", "canonical_json"]
 
 RAW_COLUMNS = (
     "down",
@@ -29,29 +32,7 @@ RAW_COLUMNS = (
 
 CONFIG_HASH_VERSION = 1
 
-
-def _as_tuple(value: Any) -> Any:
-    """Let one string, or a comma-separated one, stand for a sequence."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _int_tuple(value: Any) -> Any:
-    if isinstance(value, int):
-        return (value,)
-    return _as_tuple(value)
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 ScalerKind = Literal["log", "standard", "minmax", "robust", "maxabs", "none"]
-Counts = Annotated[tuple[int, ...], BeforeValidator(_int_tuple)]
-
-
-class Section(BaseModel):
-    """Base of all settings: immutable, strict about names, documented field by field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -287,7 +268,7 @@ class Settings(Section):
     recipe: str = Field("default", description="Named set of defaults: default or classic.")
     identifier: str = Field("", description="Name under which the champion is registered; empty: from the series.")
     seed: int = Field(42, ge=0, description="Seed of every random choice in training.")
-    candidates: Annotated[tuple[Literal["gru", "lstm", "prophet"], ...], BeforeValidator(_as_tuple)] = Field(
+    candidates: Annotated[tuple[Literal["gru", "lstm", "prophet"], ...], BeforeValidator(as_tuple)] = Field(
         ("gru", "lstm", "prophet"), min_length=1, description="Models that compete."
     )
     hash_salt: str = Field("", description="Free text that enters the config hash.")
@@ -306,6 +287,9 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+    serve: ServeSettings = ServeSettings()
+    predictions: PredictionLogSettings = PredictionLogSettings()
+    drift: DriftSettings = DriftSettings()
     run: RunSettings = RunSettings()
 
     def data_shaping(self) -> dict[str, Any]:
@@ -327,13 +311,3 @@ class Settings(Section):
     def config_hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON of :meth:`data_shaping`."""
         return canonical_digest(self.data_shaping())
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def canonical_digest(value: Any) -> str:
-    """SHA-256 (hex) of :func:`canonical_json`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -12,7 +12,8 @@
     │   ├── TooFewRowsError          15
     │   ├── NegativeValueError       16
     │   ├── SourceNotFoundError      18
-    │   └── SplitOrderError          19
+    │   ├── SplitOrderError          19
+    │   └── HistoryError             22   a history sent for a forecast is not what the model can read
     ├── IntegrityError               20   a stored claim, Parquet file or bundle is not what was written
     │   └── BundleError              21
     ├── TrainingError                40   a candidate could not be fitted
@@ -31,6 +32,7 @@ The verdict of a run that ends without a new champion has exit codes of its own 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -122,6 +124,34 @@ class SplitOrderError(DataError):
     """The test rows do not come after the train rows."""
 
     exit_code = 19
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with what was sent.
+
+    Attributes:
+        field: Where, as a path such as ``history.columns.down[3]``.
+        reason: What is wrong.
+        fix: What to do about it.
+    """
+
+    field: str
+    reason: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}: {self.fix}"
+
+
+class HistoryError(DataError):
+    """A history sent for a forecast cannot be used; ``problems`` says field by field why."""
+
+    exit_code = 22
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
 
 
 class IntegrityError(FltsError):
