@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.harness import Row, machine
 
-NAMES = ("windows", "preprocess", "training", "parity", "accuracy", "pipeline")
+NAMES = ("windows", "preprocess", "training", "parity", "accuracy", "drift", "pipeline")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from flts_ray.data.storage import Store
 from flts_ray.errors import BundleError
 from flts_ray.models.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
 """Changes whenever the same dataset and settings would give another model; part of every candidate_id."""
 
 SUMMARY_FILE = "fit.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from flts_ray.cli_options import (
     resolve,
     run_options,
 )
+from flts_ray.cli_serving import serving
 from flts_ray.errors import FltsError
 from flts_ray.telemetry import logging as log
 
@@ -39,6 +41,7 @@ app = typer.Typer(name="flts", no_args_is_help=True, add_completion=False, help=
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where each value comes from.")
 app.add_typer(config_app, name="config")
 app.add_typer(operations)
+app.add_typer(serving)
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit codes after Ctrl-C and SIGTERM."""
@@ -50,6 +53,8 @@ def main() -> None:
     Ctrl-C ends with 130 and SIGTERM with 143, as shells expect, after runs and processes have been ended.
     """
     before = signal.signal(signal.SIGTERM, _terminate)
+    for plugin in entry_points(group="flts_ray.commands"):  # such as `serve`, which the library does not know
+        app.add_typer(plugin.load())
     try:
         app()
     except FltsError as error:
@@ -133,7 +138,7 @@ def preprocess(
         from flts_ray.cluster import Cluster
         from flts_ray.data.claims import code_version
         from flts_ray.data.preprocess import preprocess as prepare
-        from flts_ray.pipeline import open_store
+        from flts_ray.data.storage import open_store
 
         settings = resolved.settings
         with Cluster(settings.run) as cluster:
@@ -159,7 +164,7 @@ def claim(
     """Verify a stored dataset, every byte of it, and print its claim check."""
     settings = resolve(config, assignments, {"run.home": home}).settings
     from flts_ray.data.dataset import load_dataset
-    from flts_ray.pipeline import open_store
+    from flts_ray.data.storage import open_store
 
     found = load_dataset(open_store(settings), dataset_id).claim
     if as_json:

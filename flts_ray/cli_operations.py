@@ -66,7 +66,7 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Explain every difference that matters between two runs, datasets or configurations; 1 if there is one."""
-    from flts_ray.pipeline import open_store
+    from flts_ray.data.storage import open_store
     from flts_ray.reconcile import compare, load_side, print_comparison
 
     settings = resolve(config, assignments, {"run.home": home}).settings

@@ -8,9 +8,18 @@ from typing import Any
 PREFIX = "FLTS_"
 """``FLTS_TRAINING__EPOCHS`` sets ``training.epochs``."""
 
-FLTS_NAMES = frozenset({"FLTS_CONFIG", "FLTS_DATA_DIR", "FLTS_FAULTS_PAGE", "FLTS_GIT_COMMIT"})
+FLTS_NAMES = frozenset(
+    {
+        "FLTS_CONFIG",
+        "FLTS_DATA_DIR",
+        "FLTS_FAULTS_PAGE",
+        "FLTS_GIT_COMMIT",
+        "FLTS_SERVE_TOKEN",
+        "FLTS_SERVE_TOKEN_FILE",
+    }
+)
 """Names with our prefix that are no settings: the configuration file, the commit of an image without its repository,
-where tests find real data, and whether they write the page of faults."""
+where tests find real data, whether they write the page of faults, and the bearer token of the service or its file."""
 
 SAMPLING_NAMES = ("SAMPLE_TRAIN_ROWS", "SAMPLE_TEST_ROWS", "SAMPLE_STRATEGY", "SAMPLE_SEED")
 

@@ -18,7 +18,7 @@ from flts_ray.data.claims import Claim, code_version
 from flts_ray.data.dataset import Dataset, load_dataset
 from flts_ray.data.locks import hold
 from flts_ray.data.preprocess import preprocess
-from flts_ray.data.storage import Store
+from flts_ray.data.storage import Store, open_store
 from flts_ray.data.windows import test_origins
 from flts_ray.deadlines import deadline
 from flts_ray.errors import ConfigError, DataError, FltsError, TooFewRowsError, TrackingError
@@ -64,11 +64,6 @@ class Timings:
         finally:
             self.seconds[name] = round(time.perf_counter() - started, 3)
         event("stage_done", stage=name, seconds=self.seconds[name])
-
-
-def open_store(settings: Settings) -> Store:
-    """Where datasets, models and checkpoints of these settings lie."""
-    return Store(settings.storage.root or settings.run.home, settings.storage)
 
 
 def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda beat: None) -> RunResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -14,6 +14,10 @@ from flts_ray.config_layers import Resolved
 from flts_ray.data.claims import Claim
 from flts_ray.doctor.findings import Finding
 from flts_ray.results import RunResult
+
+if TYPE_CHECKING:
+    from flts_ray.drift.report import DriftReport
+    from flts_ray.inference.batch import BatchResult
 
 PIPE_WIDTH = 140
 
@@ -112,6 +116,72 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console.print(table)
     counts = {state: sum(finding.state == state for finding in findings) for state in STATE_STYLES}
     console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count), markup=False)
+
+
+def print_forecasts(result: BatchResult) -> None:
+    """The end of ``flts forecast``: what lies in the output, station by station."""
+    console = _console()
+    manifest = result.manifest
+    model = manifest.model
+    console.print(f"{model.name} version {model.version} ({model.kind}), dataset {model.dataset_id}", markup=False)
+    table = Table(box=box.SIMPLE)
+    for name in ("series", "rows read", "origins", "skipped", "forecasts", "first origin", "last origin", "file"):
+        table.add_column(name, justify="right" if name in ("rows read", "origins", "skipped", "forecasts") else "left")
+    for record in manifest.series:
+        table.add_row(
+            Text(record.series),
+            f"{record.input_rows:,}",
+            f"{record.origins:,}",
+            f"{record.skipped:,}",
+            f"{record.rows:,}",
+            record.first_origin,
+            record.last_origin,
+            Text(record.path),
+        )
+    console.print(table)
+    for record in manifest.series:
+        for notice in record.notices:
+            console.print(f"{record.series}: {notice}", markup=False)
+    done = "was there already" if result.reused else f"took {result.seconds:.1f} s"
+    console.print(f"{result.output}: {done}", markup=False)
+
+
+DRIFT_STYLES = {"ok": "green", "watch": "yellow", "alarm": "bold red", "few": "dim"}
+
+
+def print_drift(report: DriftReport) -> None:
+    """What ``flts drift`` found: inputs, errors, verdict."""
+    console, findings = _console(), report.findings
+    console.print(f"{report.model} version {report.version}: {report.read}", markup=False)
+    if findings.inputs:
+        table = Table(title="inputs", title_justify="left", box=box.SIMPLE)
+        for name in ("series", "column", "state", "rows", "PSI", "usual", "latest rows", "PSI", "usual"):
+            table.add_column(name, justify="left" if name in ("series", "column", "state") else "right")
+        for column in findings.inputs:
+            cells = [
+                text
+                for part in (column.overall, column.latest)
+                for text in (f"{part.rows:,}", "" if part.psi is None else f"{part.psi:.3f}", f"{part.usual:.3f}")
+            ]
+            state = Text(column.worst.state, style=DRIFT_STYLES[column.worst.state])
+            table.add_row(Text(column.overall.series), Text(column.overall.column), state, *cells)
+        console.print(table)
+    if findings.errors:
+        table = Table(title="errors", title_justify="left", box=box.SIMPLE)
+        for name in ("series", "target", "step", "state", "outcomes", "test", "training", "live", "p"):
+            table.add_column(name, justify="left" if name in ("series", "target", "state", "test") else "right")
+        for found in findings.errors:
+            where, state = found.outcomes, Text(found.state, style=DRIFT_STYLES[found.state])
+            first: list[Text | str] = [Text(where.series), Text(where.target), str(where.step), state]
+            first.append(f"{len(found.errors):,}")
+            rows = [[t.name, f"{t.training:.3f}", f"{t.live:.3f}", f"{t.p_value:.2g}"] for t in found.tests] or [[]]
+            for cells in rows:
+                table.add_row(*first, *cells)
+                first = [""] * len(first)
+        console.print(table)
+    for series in findings.unknown:
+        console.print(f"station '{series}' is unknown to this model", markup=False)
+    console.print(f"Verdict: {findings.verdict}. {findings.headline}", style="bold", markup=False)
 
 
 def _console() -> Console:

@@ -100,10 +100,21 @@ class Instruments(Protocol):
 class Service(Protocol):
     """A replica, as its HTTP side sees it."""
 
-    settings: Settings
-    models: Models
-    instruments: Instruments
-    replica: str
+    @property
+    def settings(self) -> Settings:
+        """The whole configuration."""
+
+    @property
+    def models(self) -> Models:
+        """What answers."""
+
+    @property
+    def instruments(self) -> Instruments:
+        """What is told of requests."""
+
+    @property
+    def replica(self) -> str:
+        """Its name, for whoever looks into one of several."""
 
     async def forecast(
         self, model: LoadedModel, queries: Sequence[Query], *, deadline_s: float

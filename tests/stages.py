@@ -14,11 +14,8 @@ from flts_ray.config import Settings
 from flts_ray.data import preprocess as preprocessing
 from flts_ray.data.dataset import Dataset, load_dataset
 from flts_ray.data.storage import Store
-from flts_ray.evaluation.intervals import pack
-from flts_ray.evaluation.stage import interval_states
-from flts_ray.models.bundle import Bundle
 from flts_ray.training.fit import fit_recurrent
-from flts_ray.training.stage import identity_of
+from flts_ray.training.stage import bundle_of
 from tests.helpers import write_stations
 
 
@@ -47,13 +44,7 @@ class Bench:
         chosen = settings or self.settings
         name = candidate_id(kind, self.dataset.dataset_id, chosen)
         fitted = fit_recurrent("gru" if kind == "gru" else "lstm", self.dataset.frames, self.dataset.transforms, chosen)
-        bundle = Bundle.create(
-            fitted.forecaster,
-            self.dataset.transforms,
-            identity_of(self.dataset.claim, name),
-            target_unit=self.dataset.target_unit,
-            intervals=pack(interval_states(fitted.forecaster, self.dataset.frames, chosen)),
-        )
+        bundle = bundle_of(fitted.forecaster, name, self.dataset, chosen)
         return self.candidates.save(bundle, FitSummary(kind=kind, candidate_id=name, fit_s=fitted.result.fit_s))
 
 

@@ -22,7 +22,8 @@ RAY_MODULES = {
     "flts_ray.training.trainer",
     "flts_ray.training.worker",
     "flts_ray.training.prophet_tasks",
-    "flts_ray.data.preprocess",
+    "flts_ray.data.items",
+    "flts_ray.inference.batch_actors",
 }
 HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas")
 MAX_LINES = 400

@@ -57,7 +57,7 @@ class Cleaner(Section):
         )
 
     def apply(self, values: FloatArray) -> FloatArray:
-        """Fill and clip: ``(n, columns)`` without NaN, a fresh array in the memory order of ``values``. Causal."""
+        """Fill and clip: ``(..., n, columns)`` without NaN, fresh and in the memory order of ``values``. Causal."""
         out, missing = values.copy(order="K"), np.isnan(values)
         if self.method == "ffill" and missing.any():
             out = _forward_fill(values, missing)
@@ -69,9 +69,9 @@ class Cleaner(Section):
 
 
 def _forward_fill(values: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
-    rows = np.arange(len(values))[:, None]
-    last = np.maximum.accumulate(np.where(missing, 0, rows), axis=0)
-    return np.take_along_axis(values, last, axis=0)
+    rows = np.arange(values.shape[-2])[:, None]
+    last = np.maximum.accumulate(np.where(missing, 0, rows), axis=-2)
+    return np.take_along_axis(values, last, axis=-2)
 
 
 def _bounds(values: FloatArray, settings: CleaningSettings) -> tuple[FloatArray, FloatArray]:

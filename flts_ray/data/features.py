@@ -65,30 +65,45 @@ def derived_names(columns: tuple[str, ...], targets: tuple[str, ...], settings: 
 
 
 def derived(
-    z: FloatArray, columns: tuple[str, ...], targets: tuple[str, ...], settings: FeatureSettings, step_s: float
+    z: FloatArray,
+    columns: tuple[str, ...],
+    targets: tuple[str, ...],
+    settings: FeatureSettings,
+    step_s: float,
+    *,
+    rows: int | None = None,
 ) -> FloatArray:
     """Moving averages, deviations, yesterday's profile and lags, all in scaled units.
 
     Args:
-        z: ``(n, len(columns))`` cleaned and scaled rows.
+        z: ``(..., n, len(columns))`` cleaned and scaled rows; each leading index is a series of its own.
         columns: Names of z's columns.
         targets: Columns that get averages, deviations and a profile.
         settings: Which ones.
         step_s: Seconds between rows.
+        rows: Latest rows to compute them for, at most ``n``; all by default. Of columns that are no target only these
+            rows are read, and the :func:`lagged_rows` before them.
 
     Returns:
-        ``(n, len(derived_names(...)))``. Averages and profile are relative to the row's own value.
+        ``(..., rows, len(derived_names(...)))``. Averages and profile are relative to the row's own value.
     """
+    n = z.shape[-2]
+    first = 0 if rows is None else n - rows
     parts: list[FloatArray] = []
     for target in targets:
-        x = z[:, columns.index(target)]
-        parts += [_ema(x, span) - x for span in settings.ema_spans]
-        parts += [_rolling_std(x, rows) for rows in settings.rolling_std]
+        x = z[..., columns.index(target)]
+        parts += [_ema(x, span)[..., first:] - x[..., first:] for span in settings.ema_spans]
+        parts += [_rolling_std(x, width, first) for width in settings.rolling_std]
         if settings.profile:
-            parts += _yesterday(x, max(1, round(DAY_S / step_s)))
+            parts += _yesterday(x, max(1, round(DAY_S / step_s)), first)
     for lag in range(settings.lag_step, settings.lag_step * settings.lags + 1, settings.lag_step):
-        parts += list(z[np.maximum(np.arange(len(z)) - lag, 0)].T)
-    return np.stack(parts).T if parts else np.zeros((len(z), 0))
+        parts += list(np.moveaxis(z[..., np.maximum(np.arange(first, n) - lag, 0), :], -1, 0))
+    return np.moveaxis(np.stack(parts), 0, -1) if parts else np.zeros((*z.shape[:-2], n - first, 0))
+
+
+def lagged_rows(settings: FeatureSettings) -> int:
+    """How far before a row its lags reach."""
+    return settings.lags * settings.lag_step
 
 
 def grid_positions(time: TimeArray, step_s: float) -> IntArray:
@@ -122,42 +137,45 @@ def context_rows(settings: FeatureSettings, step_s: float) -> int:
 def _ema(x: FloatArray, span: int) -> FloatArray:
     from scipy.signal import lfilter  # most processes never compute features, and it takes long to import
 
-    if len(x) == 0:
+    if x.shape[-1] == 0:
         return x
     alpha = 2.0 / (span + 1.0)
-    out, _ = lfilter([alpha], [1.0, alpha - 1.0], x, zi=[(1.0 - alpha) * x[0]])
+    out, _ = lfilter([alpha], [1.0, alpha - 1.0], x, zi=(1.0 - alpha) * x[..., :1])
     return np.asarray(out, dtype=np.float64)
 
 
-def _windowed_sum(x: FloatArray, rows: int) -> tuple[FloatArray, FloatArray]:
-    total = np.concatenate([[0.0], np.cumsum(x)])
-    end = np.arange(1, len(x) + 1)
-    start = np.maximum(end - rows, 0)
-    return total[end] - total[start], (end - start).astype(np.float64)
+def _running_total(x: FloatArray) -> FloatArray:
+    total: FloatArray = np.zeros((*x.shape[:-1], x.shape[-1] + 1))
+    np.cumsum(x, axis=-1, out=total[..., 1:])
+    return total
 
 
-def _rolling_std(x: FloatArray, rows: int) -> FloatArray:
-    total, count = _windowed_sum(x, rows)
-    squares, _ = _windowed_sum(x * x, rows)
-    return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
+def _rolling_std(x: FloatArray, width: int, first: int) -> FloatArray:
+    end = np.arange(first + 1, x.shape[-1] + 1)
+    start = np.maximum(end - width, 0)
+    count = (end - start).astype(np.float64)
+    total, squares = _running_total(x), _running_total(x * x)
+    mean: FloatArray = (total[..., end] - total[..., start]) / count
+    variance: FloatArray = (squares[..., end] - squares[..., start]) / count - mean**2
+    return np.sqrt(np.maximum(variance, 0.0))
 
 
-def _yesterday(x: FloatArray, day_rows: int) -> list[FloatArray]:
+def _yesterday(x: FloatArray, day_rows: int, first: int) -> list[FloatArray]:
     """Yesterday's smoothed value at the next row's time, relative to now; and its change from this row's time.
 
     Both are zero in the first day, where there is no yesterday.
     """
-    n, half = len(x), PROFILE_HALF_WIDTH
-    level, slope = np.zeros(n), np.zeros(n)
-    first = day_rows + half
-    if n > first and day_rows > half + 1:
-        total = np.concatenate([[0.0], np.cumsum(x)])
-        here = np.arange(first, n) - day_rows
+    n, half = x.shape[-1], PROFILE_HALF_WIDTH
+    level, slope = np.zeros((2, *x.shape[:-1], n - first))
+    start = max(first, day_rows + half)
+    if n > start and day_rows > half + 1:
+        total = _running_total(x)
+        here = np.arange(start, n) - day_rows
 
         def smooth(center: IntArray) -> FloatArray:
             low = np.maximum(center - half, 0)
-            return np.asarray((total[center + half + 1] - total[low]) / (center + half + 1 - low))
+            return np.asarray((total[..., center + half + 1] - total[..., low]) / (center + half + 1 - low))
 
-        level[first:] = smooth(here + 1) - x[first:]
-        slope[first:] = smooth(here + 1) - smooth(here)
+        level[..., start - first :] = smooth(here + 1) - x[..., start:]
+        slope[..., start - first :] = smooth(here + 1) - smooth(here)
     return [level, slope]

@@ -28,6 +28,7 @@ from flts_ray.data.claims import (
     verify_files,
     write_claim,
 )
+from flts_ray.data.items import dataset_of, rows_of
 from flts_ray.data.leftovers import lock_of, staging_of, sweep
 from flts_ray.data.locks import Held, hold
 from flts_ray.data.plan import Plan, check_same_stations, make_plan
@@ -44,7 +45,6 @@ from flts_ray.data.shaping import (
 )
 from flts_ray.data.storage import Store
 from flts_ray.errors import (
-    ClusterError,
     DataError,
     FltsError,
     InfrastructureError,
@@ -52,7 +52,6 @@ from flts_ray.errors import (
     StorageError,
     error_named,
 )
-from flts_ray.redaction import redacted
 from flts_ray.telemetry.logging import event
 
 _Item = TypeVar("_Item", bound=BaseModel)
@@ -251,16 +250,7 @@ def _run(
     file) by name. The program's own errors travel as data and are raised here under their own type.
     """
     import pyarrow as pa
-    import ray.data
-    from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its warnings are about progress bars and such
-    context = DataContext.get_current()
-    context.use_datasource_v2 = False
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    # Reserving memory for outputs that it does not know yet, Ray Data starts tasks late; ours are a few bytes.
-    context.op_resource_reservation_enabled = False
     item_type, shared = type(items[0]), job.model_dump_json()
 
     def task(batch: pa.Table) -> pa.Table:
@@ -270,26 +260,12 @@ def _run(
         ]
         return pa.table({"answer": pa.array(answers, pa.string())})
 
-    rows = [{"item": item.model_dump_json()} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    for row in _rows(dataset.map_batches(task, batch_size=1, batch_format="pyarrow", num_cpus=1)):
+    dataset = dataset_of(items).map_batches(task, batch_size=1, batch_format="pyarrow", num_cpus=1)
+    for row in rows_of(dataset, "preprocessing"):
         answer = json.loads(row["answer"])
         if "error" in answer:
             raise error_named(answer["error"])(answer["message"])
         yield outcome.model_validate(answer["outcome"])
-
-
-def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    import ray
-
-    try:
-        yield from dataset.iter_rows()
-    except ray.exceptions.RayError as error:  # a task that its program did not fail: processes, nodes, memory
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ClusterError(
-            f"Ray could not go on with preprocessing ({redacted(lines[-1] if lines else type(error).__name__)}): check "
-            "the cluster's nodes and memory, then run the same command"
-        ) from error
 
 
 def _guarded(function: Callable[[Any, Job], BaseModel], item: BaseModel, job: Job) -> str:

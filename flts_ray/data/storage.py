@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from flts_ray.config import StorageSettings
+from flts_ray.config import Settings, StorageSettings
 from flts_ray.data.addresses import absolute_uri, checked_path, reason_of, split_s3
 from flts_ray.data.retries import OutageError, answer_of, is_failure, persistently
 from flts_ray.data.storage_backends import Backend, LocalBackend, S3Backend
@@ -164,6 +164,11 @@ class Store:
 
 class NoBucketError(StorageError):
     """The bucket does not exist."""
+
+
+def open_store(settings: Settings) -> Store:
+    """Where datasets, models, checkpoints and predictions of these settings lie."""
+    return Store(settings.storage.root or settings.run.home, settings.storage)
 
 
 def attempt(call: Callable[[], _T], *, action: str, uri: str, settings: StorageSettings) -> _T:

@@ -7,7 +7,7 @@ import numpy as np
 from flts_ray.config import FeatureSettings, ScalingSettings, Section, Settings
 from flts_ray.data import features as feature_columns
 from flts_ray.data.cleaning import Cleaner
-from flts_ray.data.frame import Float32Array, FloatArray, RawFrame, SeriesFrame, segment_ids
+from flts_ray.data.frame import Float32Array, FloatArray, RawFrame, SeriesFrame, TimeArray, segment_ids
 from flts_ray.data.scaling import ColumnScaler
 from flts_ray.errors import MissingColumnError
 
@@ -118,6 +118,29 @@ class Transform(Section):
         values = self._in_order(raw)
         targets = self.cleaner.apply(values)[:, self._picked]
         return self._frame(raw, values, targets, features, train_rows)
+
+    def latest(self, values: FloatArray, time: TimeArray, rows: int) -> tuple[Float32Array, FloatArray]:
+        """What :meth:`apply` gives for the latest rows of several gap-free histories, without computing the rest.
+
+        Args:
+            values: ``(q, n, len(columns))`` as reported, columns in the transform's order.
+            time: ``(q, n)`` datetime64[ns], each row of it one step apart.
+            rows: How many of the n.
+
+        Returns:
+            Features ``(q, rows, n_features)`` and targets ``(q, rows, n_targets)``.
+        """
+        first = values.shape[1] - rows
+        clean = self.cleaner.apply(values)
+        targets = clean[:, first:, self._picked]
+        read = max(0, first - feature_columns.lagged_rows(self.features))  # rows before it: of the targets only
+        for i, (name, scaler) in enumerate(zip(self.columns, self.scalers, strict=True)):
+            column = clean[:, 0 if name in self.targets else read :, i]
+            column[...] = scaler.forward(column)
+        waves = feature_columns.calendar(time[:, first:].ravel(), self.features.calendar)
+        waves = _scale_in_place(waves, self.calendar_scalers).reshape(len(values), rows, -1)
+        extra = feature_columns.derived(clean, self.columns, self.targets, self.features, self.step_s, rows=rows)
+        return np.concatenate([clean[:, first:], waves, extra], axis=2, dtype=np.float32), targets
 
     @property
     def _picked(self) -> list[int]:

@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -91,64 +92,107 @@ class IntervalState(Section):
 
     def settled(self) -> IntervalState:
         """The state once every pending outcome has arrived: what later rows start from."""
-        tracker = _Tracker(self)
+        tracker = IntervalTracker(self)
         tracker.learn(until=None)
         return tracker.state()
 
 
-class _Tracker:
-    """Mutable working copy of a state."""
+class IntervalTracker:
+    """Mutable working copy of a state, cheap to copy: it goes through forecasts and outcomes in time order."""
 
     def __init__(self, state: IntervalState) -> None:
         self.start = state
         self.alpha, self.volatility = state.alpha, state.volatility
         self.recent = deque(state.scores)
         self.ordered = sorted(state.scores)
-        self.pending = deque(state.pending)
+        self.pending = deque((p.due, p.residual, p.spread, p.missed) for p in state.pending)
         self.next_origin = state.next_origin
-        self.rate = state.rate / math.sqrt(state.step)
+        # Looked up once: the steps below run for every origin of every request.
+        self.step, self.window, self.kind, self.offset, self.floor = (
+            state.step,
+            state.window,
+            state.kind,
+            state.offset,
+            state.floor,
+        )
+        self.rate, self.nominal = state.rate / math.sqrt(state.step), 1.0 - state.coverage
+
+    def copy(self) -> IntervalTracker:
+        """One that goes its own way from here."""
+        new = copy(self)
+        new.recent, new.ordered, new.pending = self.recent.copy(), self.ordered.copy(), self.pending.copy()
+        return new
 
     def learn(self, until: int | None) -> None:
         """Take in the outcomes known at row ``until`` (None: all of them)."""
-        while self.pending and (until is None or self.pending[0].due <= until):
-            outcome = self.pending.popleft()
-            size = abs(outcome.residual)
-            if outcome.missed is not None:
-                self.alpha += self.rate * (1.0 - self.start.coverage - outcome.missed)
+        pending, recent, ordered = self.pending, self.recent, self.ordered
+        while pending and (until is None or pending[0][0] <= until):
+            _, residual, spread, missed = pending.popleft()
+            size = abs(residual)
+            if missed is not None:
+                self.alpha += self.rate * (self.nominal - missed)
             self.volatility += VOLATILITY_RATE * (size - self.volatility)
-            if len(self.recent) >= self.start.window:
-                del self.ordered[bisect_left(self.ordered, self.recent.popleft())]
-            self.recent.append(size / outcome.spread)
-            insort(self.ordered, self.recent[-1])
+            if len(recent) >= self.window:
+                del ordered[bisect_left(ordered, recent.popleft())]
+            score = size / spread
+            recent.append(score)
+            insort(ordered, score)
+
+    def advance(self, origin: int, forecast: float, outcome: float) -> tuple[float, float]:
+        """Go on to a row: take in what is known there, give the interval of its forecast, and note the outcome.
+
+        Args:
+            origin: Row number, above that of the call before.
+            forecast: In bits.
+            outcome: What came of it, NaN if not known; it counts from row ``origin + step`` on.
+        """
+        self.learn(origin)
+        self.next_origin = origin + 1
+        if not math.isfinite(forecast):
+            return math.nan, math.nan
+        spread = self.spread()
+        radius = self.radius(spread, self.alpha)
+        lower, upper = self.bounds(forecast, radius)
+        if math.isfinite(outcome):
+            residual = _residual(forecast, outcome, self.kind, self.offset)
+            missed = None if math.isnan(radius) else outcome < lower or outcome > upper
+            self.pending.append((origin + self.step, residual, spread, missed))
+        return lower, upper
 
     def spread(self) -> float:
-        return float(max(self.volatility, self.start.floor) ** VOLATILITY_POWER)
+        """Scale of a residual that scores are multiples of."""
+        return float(max(self.volatility, self.floor) ** VOLATILITY_POWER)
 
-    def radius(self, spread: float) -> float:
+    def radius(self, spread: float, alpha: float) -> float:
+        """Half-width at a miss rate, on the scale of the residuals."""
         # Beyond what the scores can say (alpha <= 0) the largest one stands in for infinity.
         size = len(self.ordered)
         if size == 0:
             return math.nan
-        rank = math.ceil((1.0 - self.alpha) * (size + 1))
+        rank = math.ceil((1.0 - alpha) * (size + 1))
         return self.ordered[min(max(rank, 1), size) - 1] * spread
 
     def bounds(self, forecast: float, radius: float) -> tuple[float, float]:
-        if self.start.kind == "linear":
+        """The interval of a half-width around a forecast, in bits."""
+        if self.kind == "linear":
             return forecast - radius, forecast + radius
-        level, offset = max(forecast, 0.0) + self.start.offset, self.start.offset
+        offset = self.offset
+        level = max(forecast, 0.0) + offset
         return (
             max(level * max(1.0 - radius, 0.0) ** 2 - offset, 0.0),
             max(level * (1.0 + radius) ** 2 - offset, 0.0),
         )
 
     def state(self) -> IntervalState:
+        """What it has come to."""
+        pending = (Pending(due=d, residual=r, spread=s, missed=m) for d, r, s, m in self.pending)
         return self.start.model_copy(
             update={
                 "alpha": self.alpha,
                 "volatility": self.volatility,
                 "scores": tuple(self.recent),
                 "next_origin": self.next_origin,
-                "pending": tuple(self.pending),
+                "pending": tuple(pending),
             }
         )
 
@@ -177,22 +221,12 @@ def adaptive_intervals(
     """
     if origins is None:
         origins = np.arange(state.next_origin, state.next_origin + len(forecast), dtype=np.int64)
-    tracker = _Tracker(state)
+    tracker = IntervalTracker(state)
     lower, upper = np.full(len(forecast), math.nan), np.full(len(forecast), math.nan)
     for t, (origin, point, outcome) in enumerate(
         zip(origins.tolist(), forecast.tolist(), actual.tolist(), strict=True)
     ):
-        tracker.learn(until=origin)
-        tracker.next_origin = origin + 1
-        if not math.isfinite(point):
-            continue
-        spread = tracker.spread()
-        radius = tracker.radius(spread)
-        lower[t], upper[t] = tracker.bounds(point, radius)
-        if math.isfinite(outcome):
-            residual = _residual(point, outcome, state.kind, state.offset)
-            missed = None if math.isnan(radius) else bool(outcome < lower[t] or outcome > upper[t])
-            tracker.pending.append(Pending(due=origin + state.step, residual=residual, spread=spread, missed=missed))
+        lower[t], upper[t] = tracker.advance(origin, point, outcome)
     return lower, upper, tracker.state()
 
 

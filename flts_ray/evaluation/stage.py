@@ -12,7 +12,7 @@ from flts_ray.data.dataset import Dataset
 from flts_ray.data.frame import IntArray, SeriesFrame
 from flts_ray.data.transform import Transform
 from flts_ray.errors import DataError, FltsError
-from flts_ray.evaluation.backtest import backtest, calibration_origins, common_origins, unscorable
+from flts_ray.evaluation.backtest import Backtest, backtest, calibration_origins, common_origins, unscorable
 from flts_ray.evaluation.intervals import Bands, SeriesStates, bands, calibrate, unpack
 from flts_ray.evaluation.leaderboard import Leaderboard, Role
 from flts_ray.evaluation.promotion import CandidateCheck
@@ -122,15 +122,31 @@ def entry(
     return Entry(model=name, role=role, backtests=backtests, bands=lines, fit_s=fit_s)
 
 
-def interval_states(model: Forecaster, frames: Sequence[SeriesFrame], settings: Settings) -> dict[str, SeriesStates]:
-    """Interval states of every station, from a model's forecasts of the validation tail of its train rows."""
-    states = {}
+def validate(model: Forecaster, frames: Sequence[SeriesFrame], settings: Settings) -> dict[str, Backtest]:
+    """A model's forecasts of the validation tail of the train rows of every station that has one."""
+    found = {}
     for frame in frames:
         train = frame.train()
         origins = calibration_origins(train, model.lookback, model.horizon, settings.training.validation_fraction)
         if len(origins):
-            states[frame.series] = calibrate(backtest(train, model, origins, part="train"), train, settings.evaluation)
-    return states
+            found[frame.series] = backtest(train, model, origins, part="train")
+    return found
+
+
+def calibrated(
+    validation: Mapping[str, Backtest], frames: Sequence[SeriesFrame], settings: Settings
+) -> dict[str, SeriesStates]:
+    """Interval states of every station of which :func:`validate` found forecasts."""
+    return {
+        frame.series: calibrate(validation[frame.series], frame.train(), settings.evaluation)
+        for frame in frames
+        if frame.series in validation
+    }
+
+
+def interval_states(model: Forecaster, frames: Sequence[SeriesFrame], settings: Settings) -> dict[str, SeriesStates]:
+    """Interval states of every station, from a model's forecasts of the validation tail of its train rows."""
+    return calibrated(validate(model, frames, settings), frames, settings)
 
 
 @dataclass(frozen=True, slots=True)

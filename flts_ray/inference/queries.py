@@ -15,7 +15,7 @@ class Notice:
 
     Attributes:
         code: ``gaps_filled``, ``missing_values``, ``short_history``, ``extrapolation``, ``drift``, ``recursive``,
-            ``ignored_columns`` or ``time_zone``.
+            ``ignored_columns``, ``series`` or ``time_zone``.
         message: The same in a sentence.
     """
 

@@ -86,6 +86,7 @@ class Bundle:
         *,
         target_unit: str,
         intervals: tuple[dict[str, Any], Arrays] = ({}, {}),
+        snapshot: Mapping[str, Any] | None = None,
     ) -> Self:
         """Bundle a fitted forecaster.
 
@@ -95,6 +96,7 @@ class Bundle:
             identity: Where it comes from.
             target_unit: Unit of the forecasts.
             intervals: What ``evaluation.intervals.pack`` returned.
+            snapshot: What ``drift.snapshot.take_snapshot`` returned.
 
         Raises:
             BundleError: If the transforms disagree or a number is not finite.
@@ -120,6 +122,7 @@ class Bundle:
             transforms=dict(transforms),
             forecaster=meta,
             intervals=interval_meta,
+            snapshot=dict(snapshot or {}),
             arrays=_shapes(stored),
             weights_sha256=hashlib.sha256(weights).hexdigest(),
         ).sealed()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from flts_ray.config import Section, canonical_digest, canonical_json
 from flts_ray.data.transform import Transform
@@ -60,6 +60,7 @@ class BundleManifest(Section):
         transforms: Per series, from reports to features.
         forecaster: State of the forecaster, less its arrays.
         intervals: State of the forecast intervals, less its arrays; owned by ``evaluation/intervals.py``.
+        snapshot: What training looked like, for drift; owned by ``drift/snapshot.py``. Empty in old bundles.
         arrays: What the weights file holds.
         weights_sha256: SHA-256 of the weights file.
         digest: SHA-256 of the canonical JSON of all other fields.
@@ -82,6 +83,7 @@ class BundleManifest(Section):
     transforms: dict[str, Transform]
     forecaster: dict[str, Any]
     intervals: dict[str, Any]
+    snapshot: dict[str, Any] = Field(default_factory=dict)
     arrays: dict[str, ArrayShape]
     weights_sha256: str
     digest: str = ""
@@ -92,8 +94,10 @@ class BundleManifest(Section):
         Raises:
             BundleError: If a number is not finite.
         """
+        # Bundles from before there were snapshots have no such field, and their digest was made without it.
+        unset = set() if self.snapshot else {"snapshot"}
         try:
-            return canonical_json(self.model_dump(mode="json"))
+            return canonical_json(self.model_dump(mode="json", exclude=unset))
         except ValueError as error:
             raise BundleError(f"the '{self.kind}' model holds a value that is not a finite number: {error}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from flts_ray.redaction import redacted
 
-ERROR = logging.ERROR
+WARNING, ERROR = logging.WARNING, logging.ERROR
 EARLY_EVENTS = 10_000
 """Events kept for the file that is not known yet."""
 

@@ -6,13 +6,15 @@ and sent again later: MLflow stores a metric with the same key, step, timestamp 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -154,12 +156,21 @@ class Gateway:
     def _open(self) -> MlflowClient:
         from mlflow import MlflowClient
 
-        if not self.settings.uri:
-            self.home.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._alone():
             # MLflow 3.17 on SQLAlchemy 2.1; nothing that a user of either could act on.
             warnings.filterwarnings("ignore", message=r"The ``noload`` loader strategy is deprecated")
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from making the tables of an embedded store at the same time: MLflow does not."""
+        if self.settings.uri:
+            yield
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / "mlflow.db.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed
+            yield
 
     def _guard(self, doing: str, limit_s: float, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         try:

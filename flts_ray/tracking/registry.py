@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,12 +29,14 @@ class ChampionRef:
         version: Version number as text (MLflow gives a number or text, depending on the store).
         run_id: Run that holds the bundle.
         tags: Tags of the version, ``candidate_id`` among them.
+        registered_at: UTC, ISO 8601; empty if the store does not say. MLflow does not record when an alias moved.
     """
 
     name: str
     version: str
     run_id: str
     tags: dict[str, str]
+    registered_at: str = ""
 
     @property
     def candidate_id(self) -> str:
@@ -144,6 +148,24 @@ class ModelRegistry:
         """The champion before the present one, or None."""
         return self._patiently(lambda: self._by_alias(PREVIOUS))
 
+    def version(self, version: str) -> ChampionRef:
+        """A version by its number.
+
+        Raises:
+            TrackingError: If there is no such version or the store refused.
+        """
+        doing = f"find version {version} of {self.name}"
+        return self._patiently(lambda: _reference(self._gateway.call(doing, "get_model_version", self.name, version)))
+
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """The latest value of every metric of a run, such as ``test_rmse_bits``, where it is finite.
+
+        Raises:
+            TrackingError: If there is no such run or the store refused.
+        """
+        run = self._patiently(lambda: self._gateway.call(f"read the metrics of run {run_id}", "get_run", run_id))
+        return {name: float(value) for name, value in run.data.metrics.items() if math.isfinite(value)}
+
     def download(self, version: str, destination: Path) -> Path:
         """Fetch a version's bundle.
 
@@ -223,9 +245,12 @@ def _unanswered(error: BaseException) -> bool:
 
 
 def _reference(version: object) -> ChampionRef:
+    created_ms = getattr(version, "creation_timestamp", None)
+    created = datetime.fromtimestamp(created_ms / 1000, UTC).isoformat(timespec="milliseconds") if created_ms else ""
     return ChampionRef(
         name=str(getattr(version, "name", "")),
         version=str(getattr(version, "version", "")),
         run_id=str(getattr(version, "run_id", "") or ""),
         tags=dict(getattr(version, "tags", {})),
+        registered_at=created,
     )

@@ -14,9 +14,10 @@ from flts_ray.data.claims import Claim
 from flts_ray.data.dataset import Dataset
 from flts_ray.data.locks import hold
 from flts_ray.data.storage import Store
+from flts_ray.drift.snapshot import take_snapshot
 from flts_ray.errors import BundleError, FltsError
 from flts_ray.evaluation.intervals import pack
-from flts_ray.evaluation.stage import interval_states
+from flts_ray.evaluation.stage import calibrated, validate
 from flts_ray.models.base import Forecaster
 from flts_ray.models.bundle import Bundle, BundleIdentity
 from flts_ray.telemetry.heartbeat import Beat, Pulse
@@ -129,6 +130,19 @@ def identity_of(claim: Claim, name: str) -> BundleIdentity:
     )
 
 
+def bundle_of(forecaster: Forecaster, name: str, dataset: Dataset, settings: Settings) -> Bundle:
+    """A fitted forecaster with its intervals, and a snapshot of what it was trained on."""
+    validation = validate(forecaster, dataset.frames, settings)
+    return Bundle.create(
+        forecaster,
+        dataset.transforms,
+        identity_of(dataset.claim, name),
+        target_unit=dataset.target_unit,
+        intervals=pack(calibrated(validation, dataset.frames, settings)),
+        snapshot=take_snapshot(dataset.raws, dataset.frames, dataset.transforms, validation),
+    )
+
+
 def _known(candidates: CandidateStore, name: str) -> FittedCandidate | None:
     try:
         return candidates.find(name)
@@ -195,14 +209,7 @@ class _Fits:
         event("fit_started", candidate=kind, candidate_id=name)
         self.pulse.beat({"candidate": kind, "stage": "starting"})
         forecaster, summary = self.prophet(name) if kind == "prophet" else self.recurrent(kind, name)
-        bundle = Bundle.create(
-            forecaster,
-            self.dataset.transforms,
-            identity_of(self.dataset.claim, name),
-            target_unit=self.dataset.target_unit,
-            intervals=pack(interval_states(forecaster, self.dataset.frames, self.settings)),
-        )
-        fitted = self.candidates.save(bundle, summary)
+        fitted = self.candidates.save(bundle_of(forecaster, name, self.dataset, self.settings), summary)
         if kind in self.run_names:
             self.store.delete(f"checkpoints/{self.run_names[kind]}")  # the candidate is safe without them
         self.pulse.beat({"candidate": kind, "stage": "fitted", "fit_s": summary.fit_s})

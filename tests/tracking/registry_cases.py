@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,7 @@ class RegistryCases:
         assert (champion.version, previous.version) == (two, one)
         assert champion.tags == {"candidate_id": "c2", "kind": "gru", "dataset_id": "d1"}
         assert champion.candidate_id == "c2"
+        assert registry.version(two) == champion
         registry.promote(three)
         assert [ref.version for ref in (registry.champion(), registry.previous()) if ref] == [three, two]
 
@@ -105,6 +108,23 @@ class RegistryCases:
         champion = registry.champion()
         assert champion is not None
         assert champion.version == one
+
+    def test_a_version_says_when_it_was_registered(self, store: Tracker, registry: ModelRegistry, bundle: Path) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=1)  # a server's clock counts in whole milliseconds
+        registry.promote(self.register(store, registry, bundle, "c1"))
+        champion = registry.champion()
+        assert champion is not None
+        registered = datetime.fromisoformat(champion.registered_at)
+        assert before <= registered <= datetime.now(UTC) + timedelta(seconds=1)
+
+    def test_the_metrics_of_a_run_are_its_latest_finite_ones(self, store: Tracker, registry: ModelRegistry) -> None:
+        with store.run(f"{registry.name}/metrics") as run:
+            run.log_metrics({"test_rmse_bits": 3.0, "test_r2": math.nan})
+            run.log_metrics({"test_rmse_bits": 2.5}, step=1)
+        assert store.flush()
+        assert registry.metrics(run.run_id) == {"test_rmse_bits": 2.5}
+        with pytest.raises(TrackingError, match="read the metrics of run"):
+            registry.metrics("0" * 32)
 
     def test_a_bundle_comes_back_whole(
         self, store: Tracker, registry: ModelRegistry, bundle: Path, tmp_path: Path

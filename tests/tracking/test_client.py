@@ -151,3 +151,17 @@ def test_importing_the_package_does_not_import_mlflow() -> None:
 def test_a_new_store_is_made_in_silence(fresh_store: FreshStore) -> None:
     assert (fresh_store.stdout, fresh_store.stderr) == ("", "")
     assert (fresh_store.home / "mlflow.db").exists()
+
+
+def test_processes_that_open_a_fresh_store_at_once_all_find_its_tables(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flts_ray.config import TrackingSettings;"
+        "from flts_ray.tracking.client import Gateway;"
+        "print(Gateway(TrackingSettings(), Path(sys.argv[1])).experiment_id())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "home")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    opened = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    answers = [process.communicate(timeout=120) for process in opened]
+    assert [process.returncode for process in opened] == [0, 0, 0], answers
+    assert len({out for out, _ in answers}) == 1

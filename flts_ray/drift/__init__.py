@@ -1,0 +1,1 @@
+"""Whether live inputs and errors still look like those of training."""

@@ -1,0 +1,102 @@
+"""Request bodies: of the right type, no longer than allowed, and read as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from flts_ray.errors import Problem
+from serve.problems import Refusal, invalid, problems_of
+
+INLINE_BYTES = 64 * 1024
+"""Bodies up to this length are read on the event loop: less than a millisecond. Longer ones go to a thread."""
+
+Result = TypeVar("Result")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_body(request: Request, most_bytes: int) -> bytes:
+    """The whole body of a request.
+
+    Bytes are counted as they come: a ``Content-Length`` may be absent or wrong, so it only ever refuses sooner.
+
+    Args:
+        request: Not read from yet.
+        most_bytes: Longest body.
+
+    Raises:
+        Refusal: 415 if it is not JSON in UTF-8, 413 if it is too long.
+        ClientDisconnect: If the client left.
+    """
+    _check_type(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > most_bytes:
+        raise _too_large(most_bytes)
+    chunks: list[bytes] = []
+    length, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        length += len(chunk)
+        if length > most_bytes:
+            raise _too_large(most_bytes)
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def off_loop(length: int, work: Callable[[], Result]) -> Result:
+    """Do the work on ``length`` bytes: here if they are few, in a thread if they are not."""
+    return work() if length <= INLINE_BYTES else await asyncio.to_thread(work)
+
+
+def parse(model: type[Model], body: bytes) -> Model:
+    """Read a body as JSON into a model.
+
+    Raises:
+        Refusal: 400 if it is not JSON, 422 if it is not what the model says.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        problems = problems_of(errors)
+        if errors[0]["type"] == "json_invalid":
+            raise Refusal(400, "the body is not JSON", problems) from None
+        raise invalid(problems) from None
+
+
+def _check_type(request: Request) -> None:
+    sent = request.headers.get("content-type", "")
+    if sent != "application/json":  # the usual case costs nothing
+        media, _, parameters = sent.partition(";")
+        charset = parameters.replace(" ", "").replace('"', "").lower()
+        if media.strip().lower() != "application/json" or charset not in {"", "charset=utf-8", "charset=us-ascii"}:
+            shown = f"it is {sent[:80]!r}" if sent else "there is none"
+            raise Refusal(
+                415,
+                "the body must be JSON in UTF-8",
+                [Problem("Content-Type", shown, "send Content-Type: application/json")],
+            )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(
+            415,
+            "compressed bodies are not read",
+            [Problem("Content-Encoding", "the body is compressed", "send it as it is")],
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+def _too_large(most_bytes: int) -> Refusal:
+    return Refusal(
+        413,
+        f"the body is longer than {most_bytes} bytes",
+        [Problem("body", f"it is longer than {most_bytes} bytes", "send fewer rows or fewer histories")],
+        headers={"Connection": "close"},
+    )

@@ -1,0 +1,111 @@
+"""The computing side of a replica: batches off the event loop, long forecasts in a lane of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ray import serve
+
+from flts_ray.errors import BusyError, DeadlineError, FltsError
+from flts_ray.inference.engine import Engine
+from flts_ray.inference.queries import Forecast, Query
+from serve.service import Instruments
+
+Outcome = Forecast | FltsError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One query waiting for its turn; times are those of ``time.monotonic``."""
+
+    engine: Engine
+    query: Query
+    arrived: float
+    deadline: float
+
+
+class Lanes:
+    """Computes queries in two threads: one for batches of direct forecasts, one for long (recursive) ones.
+
+    Args:
+        instruments: What is told of batches and queues.
+        max_batch_size: Queries computed together.
+        max_long: Long queries that may wait or run; more are refused.
+    """
+
+    def __init__(self, instruments: Instruments, *, max_batch_size: int, max_long: int) -> None:
+        self._instruments = instruments
+        self._fast = ThreadPoolExecutor(1, thread_name_prefix="forecast")
+        self._long = ThreadPoolExecutor(1, thread_name_prefix="long-forecast")
+        self._max_long, self._in_long, self._waiting = max_long, 0, 0
+        self._batch.set_max_batch_size(max_batch_size)
+
+    async def run(self, engine: Engine, queries: Sequence[Query], *, deadline_s: float) -> list[Outcome]:
+        """Answer the queries, in order; each fails alone.
+
+        Raises:
+            DeadlineError: If ``deadline_s`` seconds pass first.
+        """
+        now = time.monotonic()
+        tasks = [Task(engine, query, now, now + deadline_s) for query in queries]
+        self._waiting += len(tasks)
+        self._instruments.queue(self._waiting)
+        try:
+            async with asyncio.timeout(deadline_s):
+                if len(tasks) == 1:
+                    return [await self._one(tasks[0])]
+                return list(await asyncio.gather(*map(self._one, tasks)))
+        except TimeoutError as error:
+            raise DeadlineError(f"no forecast within {deadline_s:g} s: ask for less, or again later") from error
+        finally:
+            self._waiting -= len(tasks)
+
+    def close(self) -> None:
+        """Take no more work; what runs ends."""
+        self._fast.shutdown(wait=False, cancel_futures=True)
+        self._long.shutdown(wait=False, cancel_futures=True)
+
+    async def _one(self, task: Task) -> Outcome:
+        if task.query.horizon <= task.engine.bundle.manifest.horizon:
+            outcome: Outcome = await self._batch(task)
+            return outcome
+        if self._in_long >= self._max_long:
+            return BusyError(f"{self._in_long} long forecasts wait already: ask again later or for fewer steps")
+        self._in_long += 1
+        try:
+            return (await asyncio.get_running_loop().run_in_executor(self._long, _compute, [task]))[0]
+        finally:
+            self._in_long -= 1
+
+    @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
+    async def _batch(self, tasks: list[Task]) -> list[Outcome]:
+        started = time.monotonic()
+        outcomes = await asyncio.get_running_loop().run_in_executor(self._fast, _compute, tasks)
+        self._instruments.batch(
+            size=len(tasks),
+            waited_s=started - min(task.arrived for task in tasks),
+            compute_s=time.monotonic() - started,
+        )
+        return outcomes
+
+
+def _compute(tasks: Sequence[Task]) -> list[Outcome]:
+    """In a thread: what is past its deadline is dropped, the rest goes to its engine together."""
+    now = time.monotonic()
+    outcomes: list[Outcome | None] = [
+        DeadlineError("the request waited past its deadline") if task.deadline <= now else None for task in tasks
+    ]
+    # During a swap a batch can hold queries of the old model and of the new one.
+    for engine in {id(task.engine): task.engine for task in tasks}.values():
+        places = [i for i, task in enumerate(tasks) if task.engine is engine and outcomes[i] is None]
+        if places:
+            latest = max(tasks[i].deadline for i in places)
+            for i, outcome in zip(
+                places, engine.forecast([tasks[i].query for i in places], deadline=latest), strict=True
+            ):
+                outcomes[i] = outcome
+    return [outcome for outcome in outcomes if outcome is not None]

@@ -1,0 +1,191 @@
+"""Figures of a replica, exported by Ray to Prometheus.
+
+One observation costs 2 to 5 µs, since Ray adds it up in C++ and sends the sums from a thread of its own: nothing is
+gathered here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LAGS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One metric.
+
+    Attributes:
+        name: As it is made; Ray exports it as ``ray_<name>``.
+        kind: What Prometheus calls it.
+        meaning: A sentence.
+        tags: Labels, besides ``replica``.
+        buckets: Upper bounds, for a histogram.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    tags: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def exported(self) -> tuple[str, ...]:
+        """Names of its time series in Prometheus."""
+        suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+        return tuple(f"ray_{self.name}{suffix}" for suffix in suffixes[self.kind])
+
+
+REQUESTS = Figure(
+    name="flts_requests", kind="counter", tags=("route", "outcome"), meaning="Requests, by how they ended."
+)
+REQUEST_SECONDS = Figure(
+    name="flts_request_seconds",
+    kind="histogram",
+    tags=("route",),
+    buckets=SECONDS,
+    meaning="Seconds from a request's arrival to its end, waiting included.",
+)
+QUEUE_WAIT_SECONDS = Figure(
+    name="flts_queue_wait_seconds",
+    kind="histogram",
+    buckets=SECONDS,
+    meaning="Seconds that the oldest query of a batch had waited.",
+)
+BATCH_SIZE = Figure(name="flts_batch_size", kind="histogram", buckets=SIZES, meaning="Queries computed together.")
+BATCH_COMPUTE_SECONDS = Figure(
+    name="flts_batch_compute_seconds", kind="histogram", buckets=SECONDS, meaning="Seconds to compute a batch."
+)
+QUEUE_DEPTH = Figure(name="flts_queue_depth", kind="gauge", meaning="Queries waiting or being computed.")
+MODEL_VERSION = Figure(
+    name="flts_model_version",
+    kind="gauge",
+    tags=("state",),
+    meaning="Version that the alias names (wanted) and that answers (loaded); 0 if there is none.",
+)
+MODEL_SKEW = Figure(name="flts_model_skew", kind="gauge", meaning="1 while these two versions differ.")
+SWAPS = Figure(
+    name="flts_swaps", kind="counter", tags=("outcome",), meaning="Champions taken (ok) or refused (failed)."
+)
+SWAP_LAG_SECONDS = Figure(
+    name="flts_swap_lag_seconds",
+    kind="histogram",
+    buckets=LAGS_S,
+    meaning="Seconds from seeing that the alias had moved to answering with its version.",
+)
+PREDICTIONS_LOST = Figure(
+    name="flts_predictions_lost", kind="counter", meaning="Rows that the prediction log had to drop."
+)
+DRIFT_PSI = Figure(
+    name="flts_drift_psi",
+    kind="gauge",
+    tags=("series", "column"),
+    meaning="Population stability index of a live column against training.",
+)
+FIGURES = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    QUEUE_WAIT_SECONDS,
+    BATCH_SIZE,
+    BATCH_COMPUTE_SECONDS,
+    QUEUE_DEPTH,
+    MODEL_VERSION,
+    MODEL_SKEW,
+    SWAPS,
+    SWAP_LAG_SECONDS,
+    PREDICTIONS_LOST,
+    DRIFT_PSI,
+)
+
+
+class RayInstruments:
+    """Implements ``serve.service.Instruments`` by Ray's metrics. Thread-safe.
+
+    Args:
+        replica: Label of everything that this one reports.
+    """
+
+    def __init__(self, replica: str = "") -> None:
+        made = {figure: _made(figure, replica) for figure in FIGURES}
+        self._requests, self._request_seconds = made[REQUESTS], made[REQUEST_SECONDS]
+        self._queue_wait, self._queue_depth = made[QUEUE_WAIT_SECONDS], made[QUEUE_DEPTH]
+        self._batch_size, self._batch_compute = made[BATCH_SIZE], made[BATCH_COMPUTE_SECONDS]
+        self._version, self._skew = made[MODEL_VERSION], made[MODEL_SKEW]
+        self._swaps, self._swap_lag = made[SWAPS], made[SWAP_LAG_SECONDS]
+        self._lost, self._psi = made[PREDICTIONS_LOST], made[DRIFT_PSI]
+
+    def request(self, *, route: str, outcome: str, seconds: float) -> None:
+        """See ``serve.service.Instruments``."""
+        self._requests.inc(1, {"route": route, "outcome": outcome})
+        self._request_seconds.observe(seconds, {"route": route})
+
+    def batch(self, *, size: int, waited_s: float, compute_s: float) -> None:
+        """See ``serve.service.Instruments``."""
+        self._batch_size.observe(size)
+        self._queue_wait.observe(waited_s)
+        self._batch_compute.observe(compute_s)
+
+    def queue(self, depth: int) -> None:
+        """See ``serve.service.Instruments``."""
+        self._queue_depth.set(depth)
+
+    def model(self, *, wanted: str, loaded: str) -> None:
+        """See ``serve.service.Instruments``."""
+        for state, version in (("wanted", wanted), ("loaded", loaded)):
+            self._version.set(float(version or 0), {"state": state})
+        self._skew.set(float(wanted != loaded))
+
+    def swap(self, *, outcome: str, lag_s: float) -> None:
+        """See ``serve.service.Instruments``."""
+        self._swaps.inc(1, {"outcome": outcome})
+        if outcome == "ok":
+            self._swap_lag.observe(lag_s)
+
+    def predictions_lost(self, rows: int) -> None:
+        """See ``serve.service.Instruments``."""
+        if rows > 0:  # Ray refuses to add nothing
+            self._lost.inc(rows)
+
+    def drift(self, *, series: str, column: str, psi: float) -> None:
+        """See ``serve.service.Instruments``."""
+        self._psi.set(psi, {"series": series, "column": column})
+
+
+class NullInstruments:
+    """Implements ``serve.service.Instruments`` by nothing, for where there is no Ray."""
+
+    def request(self, *, route: str, outcome: str, seconds: float) -> None:
+        """Ignore it."""
+
+    def batch(self, *, size: int, waited_s: float, compute_s: float) -> None:
+        """Ignore it."""
+
+    def queue(self, depth: int) -> None:
+        """Ignore it."""
+
+    def model(self, *, wanted: str, loaded: str) -> None:
+        """Ignore it."""
+
+    def swap(self, *, outcome: str, lag_s: float) -> None:
+        """Ignore it."""
+
+    def predictions_lost(self, rows: int) -> None:
+        """Ignore it."""
+
+    def drift(self, *, series: str, column: str, psi: float) -> None:
+        """Ignore it."""
+
+
+def _made(figure: Figure, replica: str) -> Any:
+    from ray.util import metrics
+
+    tags = (*figure.tags, "replica")
+    if figure.kind == "histogram":
+        made: Any = metrics.Histogram(figure.name, figure.meaning, list(figure.buckets), tags)
+    else:
+        kind = metrics.Counter if figure.kind == "counter" else metrics.Gauge
+        made = kind(figure.name, figure.meaning, tags)
+    return made.set_default_tags({"replica": replica})

@@ -1,0 +1,38 @@
+"""How Ray Serve runs the one deployment: replicas, queues, health checks, draining."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+from flts_ray.config_serving import ServeSettings
+
+
+def deployment_options(settings: ServeSettings) -> dict[str, Any]:
+    """Options of the one deployment."""
+    most = settings.max_replicas or settings.replicas
+    scaling: dict[str, Any] = {"num_replicas": settings.replicas}
+    if most > settings.replicas:
+        scaling = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=settings.replicas,
+                max_replicas=most,
+                target_ongoing_requests=settings.target_ongoing_requests,
+                upscale_delay_s=settings.upscale_delay_s,
+                downscale_delay_s=settings.downscale_delay_s,
+                look_back_period_s=max(settings.upscale_delay_s, 1.0),
+            )
+        }
+    return scaling | {
+        "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
+        "max_ongoing_requests": settings.max_ongoing_requests,
+        "max_queued_requests": settings.max_queued_requests,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=settings.retry_after_s),
+        "graceful_shutdown_timeout_s": settings.drain_s + settings.shutdown_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": 5,
+        "health_check_timeout_s": 15,
+        "max_surge_percent": 100,  # a new version starts beside the old one, which goes when it answers
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},  # ours says more
+    }

@@ -1,0 +1,146 @@
+"""One replica of the service: the champion it holds, the lanes that compute, the log of what it answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from flts_ray.config import Settings
+from flts_ray.data.storage import open_store
+from flts_ray.drift.monitor import DriftMonitor
+from flts_ray.errors import ConfigError, FltsError
+from flts_ray.inference.prediction_log import PredictionLog
+from flts_ray.inference.queries import Forecast, Query
+from flts_ray.telemetry import logging as log
+from serve.api import create_app
+from serve.compute import Lanes
+from serve.instruments import RayInstruments
+from serve.lifecycle import ChampionWatcher
+from serve.pages import router
+from serve.service import LoadedModel
+
+DRIFT_REFRESH_S = 15.0
+MAX_LONG_QUERIES = 32
+"""Recursive forecasts that may wait or run in one replica; each can take as long as many direct ones."""
+
+
+def read_token() -> str:
+    """The bearer token, from the environment or from the file that it names; empty if there is none.
+
+    Raises:
+        ConfigError: If that file cannot be read or is empty.
+    """
+    path = os.environ.get("FLTS_SERVE_TOKEN_FILE", "")
+    if not path:
+        return os.environ.get("FLTS_SERVE_TOKEN", "")
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"FLTS_SERVE_TOKEN_FILE cannot be read ({error}): mount the secret there") from error
+    if not token:
+        raise ConfigError(f"FLTS_SERVE_TOKEN_FILE={path} is empty: write the token into it")
+    return token
+
+
+class Replica:
+    """What Ray Serve runs, one a process. Implements ``serve.service.Service``.
+
+    Args:
+        settings: The whole configuration, as JSON.
+        identifier: What is served, such as a station.
+    """
+
+    def __init__(self, settings: dict[str, Any], identifier: str) -> None:
+        log.configure()
+        self.settings = Settings.model_validate(settings)
+        context = serve.get_replica_context()
+        self.replica = context.replica_id.unique_id
+        self.instruments = RayInstruments(self.replica)
+        self.models = ChampionWatcher(
+            self.settings, identifier=identifier, replica=self.replica, instruments=self.instruments
+        )
+        self._lanes = Lanes(
+            self.instruments, max_batch_size=self.settings.serve.max_batch_size, max_long=MAX_LONG_QUERIES
+        )
+        self._log = (
+            PredictionLog(
+                open_store(self.settings),
+                self.settings.predictions,
+                identifier=identifier,
+                replica=self.replica,
+                on_lost=self.instruments.predictions_lost,
+            )
+            if self.settings.predictions.enabled
+            else None
+        )
+        self._monitor: tuple[LoadedModel, DriftMonitor] | None = None
+        self._drift_task: asyncio.Task[None] | None = None
+        self.models.look()  # before the first request: a replica that joins others must not answer "not ready"
+        self.models.start()
+
+    def __serve_build_asgi_app__(self) -> Any:  # Ray Serve asks for it by this name, after the constructor
+        return create_app(self, token=read_token(), pages=router(self))
+
+    async def forecast(
+        self, model: LoadedModel, queries: Sequence[Query], *, deadline_s: float
+    ) -> list[Forecast | FltsError]:
+        """See ``serve.service.Service``."""
+        outcomes = await self._lanes.run(model.engine, queries, deadline_s=deadline_s)
+        monitor = self._monitor_of(model)
+        return [
+            replace(outcome, notices=(*outcome.notices, *drifting))
+            if isinstance(outcome, Forecast) and (drifting := monitor.notices(outcome.series))
+            else outcome
+            for outcome in outcomes
+        ]
+
+    def record(self, request_id: str, model: LoadedModel, query: Query, forecast: Forecast) -> None:
+        """See ``serve.service.Service``."""
+        if self._log is not None:
+            self._log.record(request_id, model.name, model.version, query, forecast)
+        self._monitor_of(model).observe(query)
+
+    def _monitor_of(self, model: LoadedModel) -> DriftMonitor:
+        if self._monitor is None or self._monitor[0] is not model:
+            self._monitor = (model, DriftMonitor(model.engine.bundle.manifest, self.settings.drift))
+        if self._drift_task is None:
+            self._drift_task = asyncio.get_running_loop().create_task(self._follow_drift())
+        return self._monitor[1]
+
+    async def _follow_drift(self) -> None:
+        while True:
+            await asyncio.sleep(DRIFT_REFRESH_S)
+            if self._monitor is not None:
+                monitor = self._monitor[1]
+                await asyncio.to_thread(monitor.refresh)
+                for series, columns in monitor.figures().items():
+                    for column, psi in columns.items():
+                        self.instruments.drift(series=series, column=column, psi=psi)
+
+    def check_health(self) -> None:
+        """Asked by Ray Serve every few seconds: a replica whose watcher or drift task died is replaced.
+
+        Raises:
+            RuntimeError: If one did.
+        """
+        if not self.models.alive:
+            raise RuntimeError("the champion watcher has ended")
+        if self._drift_task is not None and self._drift_task.done():
+            raise RuntimeError("the drift task has ended") from self._drift_task.exception()
+
+    async def __del__(self) -> None:  # Ray Serve's last call, after the requests in progress have ended
+        if self._drift_task is not None:
+            self._drift_task.cancel()
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self.models.stop()
+        self._lanes.close()
+        if self._log is not None:
+            self._log.close(timeout_s=self.settings.serve.shutdown_s / 2)
