@@ -117,6 +117,13 @@ def test_a_round_trip_forecasts_bit_for_bit_the_same(saved: tuple[Forecaster, Pa
     np.testing.assert_array_equal(loaded.interval_arrays["scores"], np.arange(5.0))
 
 
+def test_only_a_bundle_with_a_snapshot_says_so_in_its_manifest(folder: Path) -> None:
+    """Bundles from before there were snapshots have no such field, and their digest was made without it."""
+    assert "snapshot" not in json.loads((folder / "bundle.json").read_text())
+    bundled(ridge(), snapshot={"north": {"rows": 3}}).save(folder)
+    assert Bundle.load(folder).manifest.snapshot == {"north": {"rows": 3}}
+
+
 def test_a_loaded_bundle_saves_to_the_same_bytes(saved: tuple[Forecaster, Path], tmp_path: Path) -> None:
     _, folder = saved
     Bundle.load(folder).save(tmp_path / "again")

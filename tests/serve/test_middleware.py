@@ -276,8 +276,9 @@ def test_a_request_is_one_line_of_the_access_log(
 
 
 def test_the_access_log_is_silent_where_info_is(
-    service: HereService, served: Served, capsys: pytest.CaptureFixture[str]
+    service: HereService, served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(LOGGER, "level", logging.WARNING)
     with client(service) as http:
         http.post(FORECAST, json={"history": served.history()})
     assert requests_in(capsys.readouterr().err) == []
