@@ -18,10 +18,10 @@ coverage 0.9: coverage at steps 1, 10, 30, and mean interval score / 2 in scaled
     0.50 (root)   .897 .973 .994  .131 .241  .871 .992 .994  .167 .408
     ============  =========================  =========================
 
-The power was chosen on these rows, so its own figures flatter it. The square root of a random walk is far too wide: the traffic returns to its level. ``1 + 0.25 log(step)`` comes close
-to the power 0.2 but covers .859 at step 30 of ElBorn. The mean absolute error at steps 1, 10, 30 is .019 .027 .034 on
-PobleSec (persistence .022 .031 .040), but .023 .035 .064 on ElBorn (persistence .027 .038 .041): train a model with a
-longer horizon where many steps matter.
+The power was chosen on these rows, so its own figures flatter it. The square root of a random walk is far too wide:
+the traffic returns to its level. ``1 + 0.25 log(step)`` comes close to the power 0.2 but covers .859 at step 30 of
+ElBorn. The mean absolute error at steps 1, 10, 30 is .019 .027 .034 on PobleSec (persistence .022 .031 .040), but
+.023 .035 .064 on ElBorn (persistence .027 .038 .041): train a model with a longer horizon where many steps matter.
 """
 
 from __future__ import annotations
