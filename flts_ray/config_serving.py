@@ -29,8 +29,10 @@ class ServeSettings(Section):
     upscale_delay_s: float = Field(15.0, ge=0, description="Seconds of load before replicas are added.")
     downscale_delay_s: float = Field(300.0, ge=0, description="Seconds without load before replicas are removed.")
     cpus_per_replica: float = Field(1.0, gt=0, description="CPUs that one replica reserves.")
-    max_ongoing_requests: int = Field(256, ge=1, description="Requests that one replica works on at once.")
-    max_queued_requests: int = Field(256, ge=0, description="Requests that may wait for a replica; more are refused.")
+    max_ongoing_requests: int = Field(
+        256, ge=1, description="Requests in progress in one replica; more are refused, and so is what would be late."
+    )
+    max_queued_requests: int = Field(256, ge=0, description="Requests that Ray Serve keeps waiting before a replica.")
     retry_after_s: float = Field(1.0, gt=0, description="What a refused client is told to wait.")
     max_batch_size: int = Field(32, ge=1, description="Requests computed together.")
     deadline_s: float = Field(10.0, gt=0, description="Seconds a request may take; a client can ask for less only.")

@@ -19,6 +19,12 @@ Result = TypeVar("Result")
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def announced_bytes(request: Request, *, otherwise: int = INLINE_BYTES) -> int:
+    """Length of a body as its sender says; ``otherwise`` if it does not say."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() and len(declared) < 20 else otherwise
+
+
 async def read_body(request: Request, most_bytes: int) -> bytes:
     """The whole body of a request.
 
@@ -33,8 +39,7 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
         ClientDisconnect: If the client left.
     """
     _check_type(request)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and len(declared) < 20 and int(declared) > most_bytes:
+    if announced_bytes(request, otherwise=0) > most_bytes:
         raise _too_large(most_bytes)
     chunks: list[bytes] = []
     length, more = 0, True

@@ -13,6 +13,7 @@ from ray import serve
 from flts_ray.errors import BusyError, DeadlineError, FltsError
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.queries import Forecast, Query
+from serve.admission import Admission
 from serve.service import Instruments
 
 Outcome = Forecast | FltsError
@@ -33,12 +34,13 @@ class Lanes:
 
     Args:
         instruments: What is told of batches and queues.
+        admission: What is told of the cost of batches.
         max_batch_size: Queries computed together.
         max_long: Long queries that may wait or run; more are refused.
     """
 
-    def __init__(self, instruments: Instruments, *, max_batch_size: int, max_long: int) -> None:
-        self._instruments = instruments
+    def __init__(self, instruments: Instruments, admission: Admission, *, max_batch_size: int, max_long: int) -> None:
+        self._instruments, self._admission = instruments, admission
         self._fast = ThreadPoolExecutor(1, thread_name_prefix="forecast")
         self._long = ThreadPoolExecutor(1, thread_name_prefix="long-forecast")
         self._max_long, self._in_long, self._waiting = max_long, 0, 0
@@ -84,12 +86,18 @@ class Lanes:
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
     async def _batch(self, tasks: list[Task]) -> list[Outcome]:
         started = time.monotonic()
-        outcomes = await asyncio.get_running_loop().run_in_executor(self._fast, _compute, tasks)
+        outcomes = await asyncio.get_running_loop().run_in_executor(self._fast, self._compute_batch, tasks)
         self._instruments.batch(
             size=len(tasks),
             waited_s=started - min(task.arrived for task in tasks),
             compute_s=time.monotonic() - started,
         )
+        return outcomes
+
+    def _compute_batch(self, tasks: Sequence[Task]) -> list[Outcome]:
+        started = time.thread_time()
+        outcomes = _compute(tasks)
+        self._admission.computed(queries=len(tasks), cpu_s=time.thread_time() - started)
         return outcomes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from flts_ray.inference.queries import Forecast
 from serve.answers import answer_json, error_entry, forecast_entry
-from serve.bodies import off_loop, read_body
+from serve.bodies import announced_bytes, off_loop, read_body
 from serve.exchange import Exchange, exchange_of
 from serve.problems import Refusal, combined, not_ready, refusal_for
 from serve.questions import Question, Unreadable, read_questions
@@ -34,11 +35,16 @@ class ForecastHandler:
 
         Raises:
             Refusal: If no history gets a forecast.
+        BusyError: If too much is in progress already.
         """
         exchange = exchange_of(request.scope)
         model = current_model(self._service)
+        with self._service.admission.admitted(announced_bytes(request), deadline_s=exchange.left_s):
+            return await self._answer(request, model, exchange)
+
+    async def _answer(self, request: Request, model: LoadedModel, exchange: Exchange) -> Response:
         body = await read_body(request, self._settings.max_body_bytes)
-        entries = await off_loop(len(body), lambda: read_questions(body, model.engine, self._settings))
+        entries = await off_loop(len(body), lambda: self._read(body, model))
         exchange.series = len(entries)
         results = await self._results(model, entries, exchange)
         forecasts = [result for result in results if isinstance(result, Forecast)]
@@ -48,6 +54,13 @@ class ForecastHandler:
         content = await off_loop(length, lambda: _written(model, entries, results))
         exchange.model_version = model.version
         return Response(content, media_type="application/json")
+
+    def _read(self, body: bytes, model: LoadedModel) -> list[Question | Unreadable]:
+        started = time.thread_time()
+        entries = read_questions(body, model.engine, self._settings)
+        cpu_s = time.thread_time() - started
+        self._service.admission.read(length=len(body), queries=len(entries), cpu_s=cpu_s)
+        return entries
 
     async def _results(
         self, model: LoadedModel, entries: Sequence[Question | Unreadable], exchange: Exchange

@@ -85,6 +85,24 @@ DRIFT_PSI = Figure(
     tags=("series", "column"),
     meaning="Population stability index of a live column against training.",
 )
+RESIDUAL_BIAS_STD = Figure(
+    name="flts_residual_bias_std",
+    kind="gauge",
+    tags=("series", "target", "step"),
+    meaning="Mean live error less that of training, in standard deviations of training.",
+)
+RESIDUAL_SPREAD_RATIO = Figure(
+    name="flts_residual_spread_ratio",
+    kind="gauge",
+    tags=("series", "target", "step"),
+    meaning="Spread of the live errors as a multiple of that in training.",
+)
+INTERVAL_COVERAGE = Figure(
+    name="flts_interval_coverage",
+    kind="gauge",
+    tags=("series", "target", "step"),
+    meaning="Share of outcomes inside their intervals of the calibrated level.",
+)
 FIGURES = (
     REQUESTS,
     REQUEST_SECONDS,
@@ -98,6 +116,9 @@ FIGURES = (
     SWAP_LAG_SECONDS,
     PREDICTIONS_LOST,
     DRIFT_PSI,
+    RESIDUAL_BIAS_STD,
+    RESIDUAL_SPREAD_RATIO,
+    INTERVAL_COVERAGE,
 )
 
 
@@ -116,6 +137,8 @@ class RayInstruments:
         self._version, self._skew = made[MODEL_VERSION], made[MODEL_SKEW]
         self._swaps, self._swap_lag = made[SWAPS], made[SWAP_LAG_SECONDS]
         self._lost, self._psi = made[PREDICTIONS_LOST], made[DRIFT_PSI]
+        self._bias, self._spread = made[RESIDUAL_BIAS_STD], made[RESIDUAL_SPREAD_RATIO]
+        self._coverage = made[INTERVAL_COVERAGE]
 
     def request(self, *, route: str, outcome: str, seconds: float) -> None:
         """See ``serve.service.Instruments``."""
@@ -153,6 +176,15 @@ class RayInstruments:
         """See ``serve.service.Instruments``."""
         self._psi.set(psi, {"series": series, "column": column})
 
+    def residuals(
+        self, *, series: str, target: str, step: int, bias_std: float, spread_ratio: float, coverage: float
+    ) -> None:
+        """See ``serve.service.Instruments``."""
+        tags = {"series": series, "target": target, "step": str(step)}
+        self._bias.set(bias_std, tags)
+        self._spread.set(spread_ratio, tags)
+        self._coverage.set(coverage, tags)
+
 
 class NullInstruments:
     """Implements ``serve.service.Instruments`` by nothing, for where there is no Ray."""
@@ -176,6 +208,11 @@ class NullInstruments:
         """Ignore it."""
 
     def drift(self, *, series: str, column: str, psi: float) -> None:
+        """Ignore it."""
+
+    def residuals(
+        self, *, series: str, target: str, step: int, bias_std: float, spread_ratio: float, coverage: float
+    ) -> None:
         """Ignore it."""
 
 

@@ -21,8 +21,8 @@ from flts_ray.inference.history import read_history
 from flts_ray.inference.queries import Forecast, Query
 from flts_ray.inference.times import read_times
 from serve.answers import time_texts
-from serve.bodies import off_loop, parse, read_body
-from serve.exchange import exchange_of
+from serve.bodies import announced_bytes, off_loop, parse, read_body
+from serve.exchange import Exchange, exchange_of
 from serve.forecasting import STEP_BYTES, ask, current_model
 from serve.problems import Refusal, invalid
 from serve.questions import MOST_COLUMNS, Question, check_horizon
@@ -62,6 +62,10 @@ class LegacyHandler:
     async def _answer(self, request: Request) -> Response:
         exchange = exchange_of(request.scope)
         model = current_model(self._service)
+        with self._service.admission.admitted(announced_bytes(request), deadline_s=exchange.left_s):
+            return await self._forecast(request, model, exchange)
+
+    async def _forecast(self, request: Request, model: LoadedModel, exchange: Exchange) -> Response:
         body = await read_body(request, self._settings.max_body_bytes)
         length = request.query_params.get("inference_length")
         question = await off_loop(len(body), lambda: self._question(body, length, model.engine))

@@ -26,13 +26,15 @@ def deployment_options(settings: ServeSettings) -> dict[str, Any]:
         }
     return scaling | {
         "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
-        "max_ongoing_requests": settings.max_ongoing_requests,
+        # Serve lets twice as many in as the replica takes, which refuses the rest itself: it knows what they weigh.
+        "max_ongoing_requests": 2 * settings.max_ongoing_requests,
         "max_queued_requests": settings.max_queued_requests,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=settings.retry_after_s),
         "graceful_shutdown_timeout_s": settings.drain_s + settings.shutdown_s,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 5,
         "health_check_timeout_s": 15,
-        "max_surge_percent": 100,  # a new version starts beside the old one, which goes when it answers
+        # A new version starts beside the old one, which goes when it answers; the local profile has only one port.
+        "max_surge_percent": 100 if settings.profile == "throughput" else 0,
         "logging_config": {"encoding": "JSON", "enable_access_log": False},  # ours says more
     }

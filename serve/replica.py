@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from flts_ray.errors import ConfigError, FltsError
 from flts_ray.inference.prediction_log import PredictionLog
 from flts_ray.inference.queries import Forecast, Query
 from flts_ray.telemetry import logging as log
+from serve.admission import Admission
 from serve.api import create_app
 from serve.compute import Lanes
 from serve.instruments import RayInstruments
@@ -26,7 +28,7 @@ from serve.pages import router
 from serve.service import LoadedModel
 
 DRIFT_REFRESH_S = 15.0
-MAX_LONG_QUERIES = 32
+MAX_LONG_QUERIES = 16
 """Recursive forecasts that may wait or run in one replica; each can take as long as many direct ones."""
 
 
@@ -65,8 +67,12 @@ class Replica:
         self.models = ChampionWatcher(
             self.settings, identifier=identifier, replica=self.replica, instruments=self.instruments
         )
+        self.admission = Admission(self.settings.serve.max_ongoing_requests)
         self._lanes = Lanes(
-            self.instruments, max_batch_size=self.settings.serve.max_batch_size, max_long=MAX_LONG_QUERIES
+            self.instruments,
+            self.admission,
+            max_batch_size=self.settings.serve.max_batch_size,
+            max_long=MAX_LONG_QUERIES,
         )
         self._log = (
             PredictionLog(
@@ -104,16 +110,19 @@ class Replica:
         """See ``serve.service.Service``."""
         if self._log is not None:
             self._log.record(request_id, model.name, model.version, query, forecast)
-        self._monitor_of(model).observe(query)
+        self._monitor_of(model).observe(query, forecast)
 
     def _monitor_of(self, model: LoadedModel) -> DriftMonitor:
         if self._monitor is None or self._monitor[0] is not model:
-            self._monitor = (model, DriftMonitor(model.engine.bundle.manifest, self.settings.drift))
+            level = next(iter(model.engine.levels), None)
+            monitor = DriftMonitor(model.engine.bundle.manifest, self.settings.drift, level=level)
+            self._monitor = (model, monitor)
         if self._drift_task is None:
             self._drift_task = asyncio.get_running_loop().create_task(self._follow_drift())
         return self._monitor[1]
 
     async def _follow_drift(self) -> None:
+        told: set[tuple[str, str, int]] = set()
         while True:
             await asyncio.sleep(DRIFT_REFRESH_S)
             if self._monitor is not None:
@@ -122,6 +131,20 @@ class Replica:
                 for series, columns in monitor.figures().items():
                     for column, psi in columns.items():
                         self.instruments.drift(series=series, column=column, psi=psi)
+                told = self._tell_residuals(monitor, told)
+
+    def _tell_residuals(self, monitor: DriftMonitor, told: set[tuple[str, str, int]]) -> set[tuple[str, str, int]]:
+        found = {(f.series, f.target, f.step): f for f in monitor.residuals()}
+        for (series, target, step), f in found.items():
+            self.instruments.residuals(
+                series=series, target=target, step=step,
+                bias_std=f.bias_std, spread_ratio=f.spread_ratio, coverage=f.coverage,
+            )  # fmt: skip
+        for series, target, step in told - found.keys():  # a gauge would go on with the errors of the model before
+            self.instruments.residuals(
+                series=series, target=target, step=step, bias_std=math.nan, spread_ratio=math.nan, coverage=math.nan
+            )
+        return set(found)
 
     def check_health(self) -> None:
         """Asked by Ray Serve every few seconds: a replica whose watcher or drift task died is replaced.

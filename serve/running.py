@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
 from flts_ray.errors import ClusterError, ConfigError
@@ -49,12 +51,14 @@ def run_service(settings: Settings, identifier: str, *, announce: Callable[[str]
         cpus = max(os.cpu_count() or 1, int(2 * (wanted.max_replicas or wanted.replicas) * wanted.cpus_per_replica) + 1)
         with Cluster(settings.run.model_copy(update={"num_cpus": cpus})) as cluster, _stop_signal() as stopped:
             cluster.ensure()
-            _serve(settings, identifier, announce, stopped)
+            _serve(settings, identifier, announce, stopped, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _serve(settings: Settings, identifier: str, announce: Callable[[str], None], stopped: threading.Event) -> None:
+def _serve(
+    settings: Settings, identifier: str, announce: Callable[[str], None], stopped: threading.Event, scratch: Path
+) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
@@ -75,10 +79,25 @@ def _serve(settings: Settings, identifier: str, announce: Callable[[str], None],
             event("serving", address=address, identifier=identifier, profile=wanted.profile)
             _follow(stopped)
         event("draining")
+        if behind_proxy:
+            _close_proxy(scratch, limit_s=wanted.deadline_s)
     finally:
-        serve.delete(APPLICATION)  # before the proxy goes: what is on its way through it ends first
+        serve.delete(APPLICATION)
         serve.shutdown()
         event("stopped")
+
+
+def _close_proxy(scratch: Path, *, limit_s: float) -> None:
+    """Let our HAProxy take no more connections and end when those that it has are answered.
+
+    Ray Serve would first take the application out of it, and whoever asks then is told that the path does not exist.
+    """
+    ours = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "haproxy" and str(scratch) in " ".join(process.info["cmdline"] or ()):
+            process.send_signal(signal.SIGUSR1)  # its own word for a soft stop
+            ours.append(process)
+    psutil.wait_procs(ours, timeout=limit_s)
 
 
 def _follow(stopped: threading.Event) -> None:

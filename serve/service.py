@@ -10,6 +10,7 @@ from flts_ray.config import Settings
 from flts_ray.errors import FltsError
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.queries import Forecast, Query
+from serve.admission import Admission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,11 @@ class Instruments(Protocol):
     def drift(self, *, series: str, column: str, psi: float) -> None:
         """Population stability index of a live column against training."""
 
+    def residuals(
+        self, *, series: str, target: str, step: int, bias_std: float, spread_ratio: float, coverage: float
+    ) -> None:
+        """Errors of one step against training, and the coverage of its intervals; NaN where it is not known."""
+
 
 class Service(Protocol):
     """A replica, as its HTTP side sees it."""
@@ -111,6 +117,10 @@ class Service(Protocol):
     @property
     def instruments(self) -> Instruments:
         """What is told of requests."""
+
+    @property
+    def admission(self) -> Admission:
+        """Who is let in."""
 
     @property
     def replica(self) -> str:

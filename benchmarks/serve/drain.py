@@ -18,6 +18,8 @@ CLIENTS = 32
 STOP_BAR_S = 30.0
 """The drain that Ray Serve's throughput mode takes by default; ours must stay below it."""
 REDEPLOY_S = 120.0
+LONGEST_STOP_S = 15.0
+"""Seconds that the load goes on after SIGTERM: to its end and beyond."""
 
 
 def run(options: Options) -> Result:
@@ -33,7 +35,8 @@ def run(options: Options) -> Result:
                     _sleep_until(generator.began_s + options.seconds)
                     took, error = _redeploy(server, options)
                     found.append(_found(profile, "redeploy", took, error, generator.outcome()))
-                    generator = Generator(plan_for(server, payloads, clients=CLIENTS, seconds=2 * options.seconds))
+                    seconds = options.seconds + LONGEST_STOP_S
+                    generator = Generator(plan_for(server, payloads, clients=CLIENTS, seconds=seconds))
                     _sleep_until(generator.began_s + options.seconds)
                     server.stop()
                     left = ", ".join(server.left_behind)

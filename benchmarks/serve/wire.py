@@ -79,7 +79,7 @@ def _header(head: bytes, name: bytes) -> bytes | None:
 
 
 def _chunks(buffer: bytes, at: int) -> tuple[bytes, int] | None:
-    parts = []
+    parts: list[bytes] = []
     while True:
         line = buffer.find(b"\r\n", at)
         if line < 0:

@@ -1,4 +1,4 @@
-"""Drift of what one replica is being sent, over its latest rows."""
+"""Drift of what one replica is being sent, and of how right it was, over its latest rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from flts_ray.config_serving import DriftSettings
 from flts_ray.data.frame import FloatArray, RawFrame, TimeArray
 from flts_ray.drift.inputs import ColumnDrift, column_drift
+from flts_ray.drift.live_residuals import LiveResiduals, ResidualFigures
 from flts_ray.drift.snapshot import SeriesSnapshot, Snapshot
-from flts_ray.inference.queries import Notice, Query
+from flts_ray.inference.queries import Forecast, Notice, Query
 from flts_ray.models.manifest import BundleManifest
 
 TOLERATED_AHEAD = np.timedelta64(1, "D")
@@ -19,38 +20,53 @@ TOLERATED_AHEAD = np.timedelta64(1, "D")
 
 
 class DriftMonitor:
-    """Holds the rows that a replica is sent against the training of its model; thread-safe.
+    """Holds what a replica is sent, and the errors of its answers, against the training of its model; thread-safe.
 
     Requests of one station overlap in all but their last rows: each time of a station is counted once, and only rows
-    later than those counted before. Inert where the bundle has no snapshot.
+    later than those counted before. What they report settles the answers given before. Inert where the bundle has no
+    snapshot.
 
     Args:
         manifest: Of the model that answers.
         settings: Thresholds, and how many rows to look back.
+        level: Nominal coverage of the intervals that are watched; None: none are.
     """
 
-    def __init__(self, manifest: BundleManifest, settings: DriftSettings) -> None:
+    def __init__(self, manifest: BundleManifest, settings: DriftSettings, *, level: float | None = None) -> None:
         known = Snapshot.read(manifest.snapshot).series
         self._settings, self._lock = settings, threading.Lock()
         self._windows = {series: _Window(snapshot, settings.window_rows) for series, snapshot in known.items()}
+        self._residuals = {
+            series: LiveResiduals(series, snapshot, manifest, settings, level) for series, snapshot in known.items()
+        }
+        self._targets = manifest.targets
         self._found: dict[str, tuple[ColumnDrift, ...]] = {}
+        self._errors: tuple[ResidualFigures, ...] = ()
 
-    def observe(self, query: Query) -> None:
-        """Take in the rows of a request that are new: a copy of those rows, no computing."""
-        window = self._windows.get(self._known(query.history.series))
+    def observe(self, query: Query, forecast: Forecast | None = None) -> None:
+        """Take in the rows of a request that are new, and its answer: a copy of those rows, no computing."""
+        series = self._known(query.history.series)
+        window = self._windows.get(series)
         if window is not None and len(query.history):
             with self._lock:
                 window.add(query.history)
+                if forecast is not None:
+                    self._residuals[series].remember(forecast)
 
     def refresh(self) -> None:
         """Compute the figures anew; for a timer, a few milliseconds a station."""
         for series, window in self._windows.items():
+            residuals = self._residuals[series]
             with self._lock:
                 time, values = window.rows()
+                due = residuals.due(time)
             self._found[series] = tuple(
                 column_drift(series, name, column, column.histogram(values[:, i], time), self._settings)
                 for i, (name, column) in enumerate(window.snapshot.columns.items())
             )
+            names = list(window.snapshot.columns)
+            residuals.settle(due, time, values[:, [names.index(target) for target in self._targets]])
+        self._errors = tuple(found for residuals in self._residuals.values() for found in residuals.figures())
 
     def figures(self) -> dict[str, dict[str, float]]:
         """Index by station and column as of the last refresh; columns with too few rows are left out."""
@@ -59,6 +75,10 @@ class DriftMonitor:
             for series, columns in self._found.items()
         }
         return {series: columns for series, columns in found.items() if columns}
+
+    def residuals(self) -> tuple[ResidualFigures, ...]:
+        """Errors against training as of the last refresh; what has too few outcomes is left out."""
+        return self._errors
 
     def notices(self, series: str) -> tuple[Notice, ...]:
         """A warning for each column of a station that was in alarm at the last refresh."""

@@ -104,6 +104,7 @@ def test_a_bundle_without_snapshot_watches_nothing(bundle: Bundle, live: RawFram
 def test_an_unknown_station_among_several_is_left_alone(bundle: Bundle, live: RawFrame) -> None:
     known = Snapshot.read(bundle.manifest.snapshot).series["alpha"]
     both = Snapshot(series={"alpha": known, "beta": known}).model_dump(mode="json")
-    several = replace(bundle, manifest=bundle.manifest.model_copy(update={"snapshot": both}))
-    monitor = fed(several, replace(live, series="gamma"), (0, 600))
+    transforms = dict.fromkeys(("alpha", "beta"), bundle.manifest.transforms["alpha"])
+    manifest = bundle.manifest.model_copy(update={"snapshot": both, "transforms": transforms})
+    monitor = fed(replace(bundle, manifest=manifest), replace(live, series="gamma"), (0, 600))
     assert monitor.figures() == {}

@@ -17,6 +17,7 @@ from flts_ray.errors import DeadlineError, FltsError
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.queries import Forecast, Query
 from flts_ray.models.bundle import Bundle
+from serve.admission import Admission
 from serve.answers import time_texts
 from serve.api import create_app
 from serve.instruments import NullInstruments
@@ -57,6 +58,7 @@ class HereService:
     settings: Settings
     models: HereModels
     instruments: HereInstruments = field(default_factory=HereInstruments)
+    admission: Admission = field(default_factory=lambda: Admission(256))
     replica: str = "here"
     delay_s: float = 0.0
     failure: Exception | None = None

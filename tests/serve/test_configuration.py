@@ -91,7 +91,11 @@ def test_queues_are_bounded_and_refusals_say_when_to_come_back() -> None:
     assert options["max_queued_requests"] == 7
     assert options["backpressure_config"].status_code == 503
     assert options["backpressure_config"].retry_after_s == 2
-    assert options["max_surge_percent"] == 100
+
+
+def test_a_new_version_starts_beside_the_old_one_where_there_is_a_second_port() -> None:
+    assert deployment_options(ServeSettings(profile="throughput", replicas=2))["max_surge_percent"] == 100
+    assert deployment_options(ServeSettings())["max_surge_percent"] == 0
 
 
 def test_replicas_are_added_by_load_only_where_more_are_allowed() -> None:

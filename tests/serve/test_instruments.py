@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -38,6 +39,10 @@ def exercise(instruments: Instruments) -> None:
     instruments.predictions_lost(0)
     instruments.predictions_lost(40)
     instruments.drift(series="PobleSec", column="down", psi=0.125)
+    for step, coverage in ((1, 0.875), (2, 0.5), (2, math.nan)):
+        instruments.residuals(
+            series="PobleSec", target="down", step=step, bias_std=-0.25, spread_ratio=1.5, coverage=coverage
+        )
 
 
 @pytest.mark.unit
@@ -111,7 +116,12 @@ def test_figures_reach_the_page_of_the_metrics_agent(local_ray: None) -> None:
         "ray_flts_swap_lag_seconds_count": 1,
         "ray_flts_predictions_lost_total": 40,
         "ray_flts_drift_psi column=down series=PobleSec": 0.125,
+        "ray_flts_residual_bias_std series=PobleSec step=1 target=down": -0.25,
+        "ray_flts_residual_spread_ratio series=PobleSec step=1 target=down": 1.5,
+        "ray_flts_interval_coverage series=PobleSec step=1 target=down": 0.875,
     }.items() <= found.items()
+    assert "ray_flts_residual_bias_std series=PobleSec step=2 target=down" in found
+    assert "ray_flts_interval_coverage series=PobleSec step=2 target=down" not in found, "what is not known ends"
     assert _names(found) == EXPORTED
 
 
