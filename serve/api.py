@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from flts_ray.config_serving import ServeSettings
 from flts_ray.errors import FltsError
-from serve.access_log import AccessLog
+from serve.access_log import AccessLog, to_stderr
 from serve.forecasting import ForecastHandler
 from serve.legacy import LegacyHandler
 from serve.middleware import FrontDesk
@@ -30,16 +30,23 @@ SENT_ACROSS = ("Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeo
 SEEN_ACROSS = ("X-Request-ID", "X-Model-Version", "Retry-After")
 
 
-def create_app(service: Service, *, token: str = "", pages: APIRouter | None = None) -> FastAPI:
+def create_app(
+    service: Service,
+    *,
+    token: str = "",
+    pages: APIRouter | None = None,
+    write_log: Callable[[str], None] = to_stderr,
+) -> FastAPI:
     """The application of a replica.
 
     Args:
         service: The replica.
         token: Bearer token that all but the probes must show; empty: none.
         pages: More routes, such as those of the page; they may raise :class:`serve.problems.Refusal`.
+        write_log: Takes the lines of the access log, in a thread.
     """
     settings = service.settings.serve
-    access_log = AccessLog()
+    access_log = AccessLog(write_log)
 
     async def refuse(request: Request, error: Exception) -> Response:
         return problem_response(request, refusal_for(error, retry_after_s=settings.retry_after_s))

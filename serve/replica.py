@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,13 @@ def read_token() -> str:
     return token
 
 
+def _write_log(text: str) -> None:
+    """To the process's own stderr: the one that Ray Serve puts in its place looks for the caller of every line."""
+    stream = sys.__stderr__ or sys.stderr
+    stream.write(text)
+    stream.flush()
+
+
 class Replica:
     """What Ray Serve runs, one a process. Implements ``serve.service.Service``.
 
@@ -59,7 +67,7 @@ class Replica:
     """
 
     def __init__(self, settings: dict[str, Any], identifier: str) -> None:
-        log.configure()
+        log.configure(stream=sys.__stderr__)
         self.settings = Settings.model_validate(settings)
         context = serve.get_replica_context()
         self.replica = context.replica_id.unique_id
@@ -91,7 +99,7 @@ class Replica:
         self.models.start()
 
     def __serve_build_asgi_app__(self) -> Any:  # Ray Serve asks for it by this name, after the constructor
-        return create_app(self, token=read_token(), pages=router(self))
+        return create_app(self, token=read_token(), pages=router(self), write_log=_write_log)
 
     async def forecast(
         self, model: LoadedModel, queries: Sequence[Query], *, deadline_s: float

@@ -21,10 +21,6 @@ UNIT_FACTOR = 100.0
 """A target whose typical value is off the training level by more than this is in another unit. The medians of any ten
 consecutive rows of both published stations lie between 0.031 and 7.1 times the train mean; kbit for bit is 1000."""
 
-EXTRAPOLATION_Z = 6.0
-"""Scaled values beyond this are named in a notice. No ten test rows of the published stations hold one, and 0.3% to
-0.7% of the train windows do."""
-
 NAMED_TIMES = 5
 """Times that a notice lists before it says how many more there are."""
 
@@ -292,15 +288,11 @@ def _note_missing(read: FloatArray, transform: Transform, found: _Findings) -> N
 
 
 def _note_extrapolation(read: FloatArray, transform: Transform, found: _Findings) -> None:
-    far = []
-    for i, (name, scaler) in enumerate(zip(transform.columns, transform.scalers, strict=True)):
-        if scaler.kind == "none":
-            continue
-        z = np.abs(scaler.forward(read[:, i]))
-        if (z > EXTRAPOLATION_Z).any():
-            far.append(name)
-    if far:
-        found.note("extrapolation", f"the latest values of {', '.join(far)} are far from all that training saw")
+    low, high = transform.far
+    far = np.flatnonzero(((read < low) | (read > high)).any(axis=0))
+    if len(far):
+        named = ", ".join(transform.columns[i] for i in far.tolist())
+        found.note("extrapolation", f"the latest values of {named} are far from all that training saw")
 
 
 def _listed(times: TimeArray) -> str:

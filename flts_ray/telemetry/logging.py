@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from flts_ray.redaction import redacted
 
@@ -37,21 +37,22 @@ class JsonFormatter(logging.Formatter):
         return redacted(json.dumps(fields, default=str, ensure_ascii=False))  # the last chance to keep a secret
 
 
-def configure(*, quiet: bool = False) -> None:
+def configure(*, quiet: bool = False, stream: TextIO | None = None) -> None:
     """Send events to stderr, and keep them until :func:`events_to`. Called once, by the entry point.
 
     Args:
         quiet: Only warnings and errors on stderr.
+        stream: Where to send them instead.
     """
     for handler in LOGGER.handlers[:]:
         LOGGER.removeHandler(handler)
         handler.close()
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setLevel(logging.WARNING if quiet else logging.INFO)
-    stream.setFormatter(JsonFormatter())
-    LOGGER.addHandler(stream)
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler.setFormatter(JsonFormatter())
+    LOGGER.addHandler(handler)
     LOGGER.addHandler(MemoryHandler(capacity=EARLY_EVENTS, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
 
 

@@ -303,7 +303,8 @@ def test_values_far_from_training_are_told_of() -> None:
     given = sent()
     given["columns"]["users"][-1] *= 1e9
     assert notices(read(given))["extrapolation"] == "the latest values of users are far from all that training saw"
-    unscaled = MANIFEST.transforms["north"].model_copy(update={"scalers": (ColumnScaler(kind="none"),) * 3})
+    scaled = MANIFEST.transforms["north"].model_dump()
+    unscaled = Transform.model_validate(scaled | {"scalers": (ColumnScaler(kind="none"),) * 3})
     manifest = MANIFEST.model_copy(update={"transforms": {"north": unscaled}})
     assert "extrapolation" not in notices(read(given, manifest=manifest))
 
