@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flts_ray.config_serving import ServeSettings
 from flts_ray.data.scaling import ColumnScaler
+from flts_ray.data.transform import Transform
 from flts_ray.errors import HistoryError, Problem
 from flts_ray.inference.history import CheckedHistory, read_history
 from tests.inference.bundles import CLASSIC, COLUMNS, STEP, make_bundle, station_rows
