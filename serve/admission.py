@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from flts_ray.errors import BusyError
 
-SHARE = 0.5
+SHARE = 0.25
 """Part of a request's time that the work before it may take, by the processor's clock: the machine has more to do."""
 
 RATE = 0.05

@@ -18,6 +18,7 @@ from starlette.types import Scope
 from flts_ray.config_serving import ServeSettings
 from flts_ray.errors import FltsError
 from serve.access_log import AccessLog, to_stderr
+from serve.bodies import OffLoop
 from serve.forecasting import ForecastHandler
 from serve.legacy import LegacyHandler
 from serve.middleware import FrontDesk
@@ -68,10 +69,10 @@ def create_app(
     )
     app.router.redirect_slashes = False  # clients do not send a body twice: a typing error is better said
     reference = Reference(app, settings, token=bool(token))
-    status = StatusHandlers(service)
+    status, off_loop = StatusHandlers(service), OffLoop()
     app.router.routes += [
-        Place("/v1/forecast", ForecastHandler(service).answer, methods=["POST"]),
-        Place("/predict", LegacyHandler(service).answer, methods=["POST"]),
+        Place("/v1/forecast", ForecastHandler(service, off_loop).answer, methods=["POST"]),
+        Place("/predict", LegacyHandler(service, off_loop).answer, methods=["POST"]),
         Place("/healthz", status.health),
         Place("/readyz", status.ready),
         Place("/v1/model", status.model),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -56,9 +57,20 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def off_loop(length: int, work: Callable[[], Result]) -> Result:
-    """Do the work on ``length`` bytes: here if they are few, in a thread if they are not."""
-    return work() if length <= INLINE_BYTES else await asyncio.to_thread(work)
+class OffLoop:
+    """Does work on a few bytes at once, and on many in one thread.
+
+    One, because reading JSON holds the interpreter's lock, and the event loop gets its turn sooner among few threads.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+
+    async def __call__(self, length: int, work: Callable[[], Result]) -> Result:
+        """The result of the work on ``length`` bytes."""
+        if length <= INLINE_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def parse(model: type[Model], body: bytes) -> Model:

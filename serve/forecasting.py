@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from flts_ray.inference.queries import Forecast
 from serve.answers import answer_json, error_entry, forecast_entry
-from serve.bodies import announced_bytes, off_loop, read_body
+from serve.bodies import OffLoop, announced_bytes, read_body
 from serve.exchange import Exchange, exchange_of
 from serve.problems import Refusal, combined, not_ready, refusal_for
 from serve.questions import Question, Unreadable, read_questions
@@ -25,10 +25,11 @@ class ForecastHandler:
 
     Args:
         service: The replica.
+        off_loop: Where long bodies are read.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service, self._settings = service, service.settings.serve
+    def __init__(self, service: Service, off_loop: OffLoop) -> None:
+        self._service, self._settings, self._off_loop = service, service.settings.serve, off_loop
 
     async def answer(self, request: Request) -> Response:
         """Answer one request.
@@ -44,14 +45,14 @@ class ForecastHandler:
 
     async def _answer(self, request: Request, model: LoadedModel, exchange: Exchange) -> Response:
         body = await read_body(request, self._settings.max_body_bytes)
-        entries = await off_loop(len(body), lambda: self._read(body, model))
+        entries = await self._off_loop(len(body), lambda: self._read(body, model))
         exchange.series = len(entries)
         results = await self._results(model, entries, exchange)
         forecasts = [result for result in results if isinstance(result, Forecast)]
         if not forecasts:
             raise combined([result for result in results if isinstance(result, Refusal)])
         length = STEP_BYTES * sum(len(forecast.time) for forecast in forecasts)
-        content = await off_loop(length, lambda: _written(model, entries, results))
+        content = await self._off_loop(length, lambda: _written(model, entries, results))
         exchange.model_version = model.version
         return Response(content, media_type="application/json")
 

@@ -21,7 +21,7 @@ from flts_ray.inference.history import read_history
 from flts_ray.inference.queries import Forecast, Query
 from flts_ray.inference.times import read_times
 from serve.answers import time_texts
-from serve.bodies import announced_bytes, off_loop, parse, read_body
+from serve.bodies import OffLoop, announced_bytes, parse, read_body
 from serve.exchange import Exchange, exchange_of
 from serve.forecasting import STEP_BYTES, ask, current_model
 from serve.problems import Refusal, invalid
@@ -41,10 +41,11 @@ class LegacyHandler:
 
     Args:
         service: The replica.
+        off_loop: Where long bodies are read.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service, self._settings = service, service.settings.serve
+    def __init__(self, service: Service, off_loop: OffLoop) -> None:
+        self._service, self._settings, self._off_loop = service, service.settings.serve, off_loop
 
     async def answer(self, request: Request) -> Response:
         """Answer one request.
@@ -68,13 +69,13 @@ class LegacyHandler:
     async def _forecast(self, request: Request, model: LoadedModel, exchange: Exchange) -> Response:
         body = await read_body(request, self._settings.max_body_bytes)
         length = request.query_params.get("inference_length")
-        question = await off_loop(len(body), lambda: self._question(body, length, model.engine))
+        question = await self._off_loop(len(body), lambda: self._question(body, length, model.engine))
         exchange.series = 1
         result = (await ask(self._service, model, [question], exchange))[0]
         if isinstance(result, Refusal):
             raise result
         steps = STEP_BYTES * len(result.time)
-        content = await off_loop(steps, lambda: _written(model, result, question.offset_s, exchange.request_id))
+        content = await self._off_loop(steps, lambda: _written(model, result, question.offset_s, exchange.request_id))
         exchange.model_version = model.version
         return Response(content, media_type="application/json")
 

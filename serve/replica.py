@@ -29,6 +29,8 @@ from serve.pages import router
 from serve.service import LoadedModel
 
 DRIFT_REFRESH_S = 15.0
+SWITCH_INTERVAL_S = 0.001
+"""How long a computing thread may keep the event loop waiting for the interpreter; Python's own 5 ms add up."""
 MAX_LONG_QUERIES = 16
 """Recursive forecasts that may wait or run in one replica; each can take as long as many direct ones."""
 
@@ -68,6 +70,7 @@ class Replica:
 
     def __init__(self, settings: dict[str, Any], identifier: str) -> None:
         log.configure(stream=sys.__stderr__)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = Settings.model_validate(settings)
         context = serve.get_replica_context()
         self.replica = context.replica_id.unique_id
