@@ -29,7 +29,7 @@ from serve.pages import router
 from serve.service import LoadedModel
 
 DRIFT_REFRESH_S = 15.0
-SWITCH_INTERVAL_S = 0.001
+SWITCH_INTERVAL_S = 0.002
 """How long a computing thread may keep the event loop waiting for the interpreter; Python's own 5 ms add up."""
 MAX_LONG_QUERIES = 16
 """Recursive forecasts that may wait or run in one replica; each can take as long as many direct ones."""

@@ -121,10 +121,15 @@ def _round(profile: Kind, server: Server, options: Options, payloads: Any) -> di
 
 
 def _recovered(recovery: Outcome, calm: Outcome) -> float:
-    """Seconds after the overload until every answer was right and about as quick as before."""
+    """Seconds after the overload to the end of the last second with a wrong answer, or with 5 % that were not quick."""
     usual_ms = 2 * (calm.latency.p99 or 0.0) + 50
-    late = [s.ended_s for s in recovery.samples if s.kind != "ok" or s.latency_ms > usual_ms]
-    return max(0.0, max(late) - recovery.began_s) if late else 0.0
+    seconds: dict[int, list[bool]] = {}
+    for sample in recovery.samples:
+        slow = sample.kind != "ok" or sample.latency_ms > usual_ms
+        seconds.setdefault(int(sample.ended_s - recovery.began_s), []).append(slow)
+    failed = {int(s.ended_s - recovery.began_s) for s in recovery.samples if s.kind != "ok"}
+    late = [second for second, slow in seconds.items() if second in failed or sum(slow) > 0.05 * len(slow)]
+    return float(max(late) + 1) if late else 0.0
 
 
 def _refused_p99(outcome: Outcome) -> float | None:
