@@ -25,6 +25,8 @@ RAY_MODULES = {
     "flts_ray.data.items",
     "flts_ray.inference.batch_actors",
 }
+SERVICE = {path.stem: path for path in sorted((ROOT / "serve").glob("*.py"))}
+SERVICE_RAY_MODULES = {"app", "compute", "instruments", "profiles", "replica", "running"}
 HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas")
 MAX_LINES = 400
 
@@ -71,6 +73,29 @@ def test_mlflow_is_touched_from_tracking_only() -> None:
 
 def test_ray_is_touched_from_these_modules_only() -> None:
     assert {name for name in MODULES if "ray" in roots_of(name)} == RAY_MODULES
+
+
+def test_of_the_service_only_what_runs_it_knows_ray() -> None:
+    users = {
+        name
+        for name, path in SERVICE.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ray")
+        or (isinstance(node, ast.Import) and any(alias.name.partition(".")[0] == "ray" for alias in node.names))
+    }
+    assert users == SERVICE_RAY_MODULES
+
+
+@pytest.mark.parametrize("name", SERVICE)
+def test_a_module_of_the_service_is_small_and_says_what_it_is(name: str) -> None:
+    text = SERVICE[name].read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= MAX_LINES
+    assert ast.get_docstring(tree)
+    assert list(_undocumented(tree.body, name)) == []
+    assert "mlflow" not in {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
 
 
 def test_one_module_opens_s3() -> None:
