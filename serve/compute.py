@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from ray import serve
 from flts_ray.errors import BusyError, DeadlineError, FltsError
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.queries import Forecast, Query
+from flts_ray.telemetry.logging import LOGGER
 from serve.admission import Admission
 from serve.service import Instruments
 
@@ -44,7 +45,9 @@ class Lanes:
         self._fast = ThreadPoolExecutor(1, thread_name_prefix="forecast")
         self._long = ThreadPoolExecutor(1, thread_name_prefix="long-forecast")
         self._max_long, self._in_long, self._waiting = max_long, 0, 0
-        self._batch.set_max_batch_size(max_batch_size)
+        # Made for this object: a decorated method has one queue for all objects of its class.
+        batched = serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=0.0)
+        self._batch: Callable[[Task], Awaitable[Outcome]] = batched(self._compute_together)
 
     async def run(self, engine: Engine, queries: Sequence[Query], *, deadline_s: float) -> list[Outcome]:
         """Answer the queries, in order; each fails alone.
@@ -73,8 +76,7 @@ class Lanes:
 
     async def _one(self, task: Task) -> Outcome:
         if task.query.horizon <= task.engine.bundle.manifest.horizon:
-            outcome: Outcome = await self._batch(task)
-            return outcome
+            return await self._batch(task)
         if self._in_long >= self._max_long:
             return BusyError(f"{self._in_long} long forecasts wait already: ask again later or for fewer steps")
         self._in_long += 1
@@ -83,8 +85,7 @@ class Lanes:
         finally:
             self._in_long -= 1
 
-    @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
-    async def _batch(self, tasks: list[Task]) -> list[Outcome]:
+    async def _compute_together(self, tasks: list[Task]) -> list[Outcome]:
         started = time.monotonic()
         outcomes = await asyncio.get_running_loop().run_in_executor(self._fast, self._compute_batch, tasks)
         self._instruments.batch(
@@ -111,9 +112,17 @@ def _compute(tasks: Sequence[Task]) -> list[Outcome]:
     for engine in {id(task.engine): task.engine for task in tasks}.values():
         places = [i for i, task in enumerate(tasks) if task.engine is engine and outcomes[i] is None]
         if places:
-            latest = max(tasks[i].deadline for i in places)
-            for i, outcome in zip(
-                places, engine.forecast([tasks[i].query for i in places], deadline=latest), strict=True
-            ):
+            found = _answers(engine, [tasks[i].query for i in places], max(tasks[i].deadline for i in places))
+            for i, outcome in zip(places, found, strict=True):
                 outcomes[i] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _answers(engine: Engine, queries: Sequence[Query], deadline: float) -> list[Outcome]:
+    try:
+        return engine.forecast(queries, deadline=deadline)
+    except Exception as error:  # noqa: BLE001 (a flaw that one query brought to light must not fail the others)
+        if len(queries) == 1:
+            LOGGER.error("forecast_failed", exc_info=error)
+            return [FltsError("the forecast failed, by a flaw of the service: its log says which")]
+        return [outcome for query in queries for outcome in _answers(engine, [query], deadline)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from flts_ray.config import Settings
 from flts_ray.data.claims import now_utc
 from flts_ray.data.storage import open_store
+from flts_ray.drift.monitor import DriftMonitor
 from flts_ray.errors import DataError, StorageError
 from flts_ray.inference.engine import Engine
 from flts_ray.models.bundle import Bundle, BundleManifest
@@ -49,7 +50,7 @@ def load_version(
         present: Manifest of the model that answers now, if there is one.
 
     Raises:
-        BundleError: If the bundle is not whole, or its smoke forecast fails.
+        BundleError: If the bundle is not whole, its smoke forecast fails, or its snapshot of training cannot be read.
         DataError: If clients of the present model would be refused or misled by it.
         TrackingError: If the store refused or did not answer.
         StorageError: If there is no room to fetch it to.
@@ -65,6 +66,7 @@ def load_version(
         check_same_contract(present, bundle.manifest)
     engine = Engine(bundle, runtime=settings.serve.runtime)
     engine.check()  # also the first forward pass, which is slower than those after it
+    DriftMonitor(bundle.manifest, settings.drift)  # what cannot be watched is found now, not by the first request
     limit_s = min(DETAILS_LIMIT_S, settings.storage.deadline_s)
     hasty = settings.storage.model_copy(update={"deadline_s": limit_s, "timeout_s": limit_s})
     return LoadedModel(

@@ -36,6 +36,5 @@ def deployment_options(settings: ServeSettings) -> dict[str, Any]:
         "health_check_timeout_s": 15,
         # A new version starts beside the old one, which goes when it answers; the local profile has only one port.
         "max_surge_percent": 100 if settings.profile == "throughput" else 0,
-        "max_constructor_retry_count": 20,  # there a new version tries until the old one has left the port
         "logging_config": {"encoding": "JSON", "enable_access_log": False},  # ours says more
     }

@@ -20,6 +20,7 @@ from flts_ray.errors import ConfigError, FltsError
 from flts_ray.inference.prediction_log import PredictionLog
 from flts_ray.inference.queries import Forecast, Query
 from flts_ray.telemetry import logging as log
+from serve.address import reuse_address, wait_until_free
 from serve.admission import Admission
 from serve.api import create_app
 from serve.compute import Lanes
@@ -53,6 +54,12 @@ def read_token() -> str:
     return token
 
 
+def _with_drift(outcome: Forecast | FltsError, monitor: DriftMonitor) -> Forecast | FltsError:
+    if isinstance(outcome, Forecast) and (drifting := monitor.notices(outcome.series)):
+        return replace(outcome, notices=(*outcome.notices, *drifting))
+    return outcome
+
+
 def _write_log(text: str) -> None:
     """To the process's own stderr: the one that Ray Serve puts in its place looks for the caller of every line."""
     stream = sys.__stderr__ or sys.stderr
@@ -72,6 +79,10 @@ class Replica:
         log.configure(stream=sys.__stderr__)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = Settings.model_validate(settings)
+        wanted = self.settings.serve
+        if wanted.profile == "local":
+            reuse_address()
+            wait_until_free(wanted.host, wanted.port, limit_s=wanted.drain_s + wanted.shutdown_s)
         context = serve.get_replica_context()
         self.replica = context.replica_id.unique_id
         self.instruments = RayInstruments(self.replica)
@@ -110,20 +121,19 @@ class Replica:
         """See ``serve.service.Service``."""
         outcomes = await self._lanes.run(model.engine, queries, deadline_s=deadline_s)
         monitor = self._monitor_of(model)
-        return [
-            replace(outcome, notices=(*outcome.notices, *drifting))
-            if isinstance(outcome, Forecast) and (drifting := monitor.notices(outcome.series))
-            else outcome
-            for outcome in outcomes
-        ]
+        return outcomes if monitor is None else [_with_drift(outcome, monitor) for outcome in outcomes]
 
     def record(self, request_id: str, model: LoadedModel, query: Query, forecast: Forecast) -> None:
         """See ``serve.service.Service``."""
         if self._log is not None:
             self._log.record(request_id, model.name, model.version, query, forecast)
-        self._monitor_of(model).observe(query, forecast)
+        if (monitor := self._monitor_of(model)) is not None:
+            monitor.observe(query, forecast)
 
-    def _monitor_of(self, model: LoadedModel) -> DriftMonitor:
+    def _monitor_of(self, model: LoadedModel) -> DriftMonitor | None:
+        """The monitor of the model that answers now; None for one that a swap has just replaced."""
+        if model is not self.models.current:
+            return None
         if self._monitor is None or self._monitor[0] is not model:
             level = next(iter(model.engine.levels), None)
             monitor = DriftMonitor(model.engine.bundle.manifest, self.settings.drift, level=level)

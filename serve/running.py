@@ -23,6 +23,7 @@ from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
 from flts_ray.errors import ClusterError, ConfigError
 from flts_ray.telemetry.logging import ERROR, WARNING, event
+from serve.address import is_free
 
 START_TIMEOUT_S = 180.0
 APPLICATION = "flts"
@@ -43,7 +44,8 @@ def run_service(settings: Settings, identifier: str, *, announce: Callable[[str]
     wanted = settings.serve
     if elsewhere := settings.run.ray_address or os.environ.get("RAY_ADDRESS", ""):
         raise ConfigError(f"flts serve runs on this machine, not on {elsewhere}: there, `serve deploy` a Serve file")
-    _refuse_taken_port(wanted.host, wanted.port)
+    if not is_free(wanted.host, wanted.port):
+        raise ConfigError(f"{wanted.host}:{wanted.port} is taken: choose another --port")
     scratch = Path(tempfile.mkdtemp(prefix="flts-serve-"))
     try:
         _set_environment(settings, scratch)
@@ -154,15 +156,6 @@ def _set_environment(settings: Settings, scratch: Path) -> None:
     own = {f"RAY_SERVE_HAPROXY_{page}_PORT": str(_free_port()) for page in ("STATS", "METRICS")}
     for name, value in (own | environment(settings.serve, scratch=scratch)).items():
         os.environ.setdefault(name, value)
-
-
-def _refuse_taken_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"{host}:{port} cannot be bound ({error.strerror}): choose another --port") from error
 
 
 def _free_port() -> int:

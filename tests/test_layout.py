@@ -26,7 +26,7 @@ RAY_MODULES = {
     "flts_ray.inference.batch_actors",
 }
 SERVICE = {path.stem: path for path in sorted((ROOT / "serve").glob("*.py"))}
-SERVICE_RAY_MODULES = {"app", "compute", "instruments", "profiles", "replica", "running"}
+SERVICE_RAY_MODULES = {"address", "app", "compute", "instruments", "profiles", "replica", "running"}
 HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas")
 MAX_LINES = 400
 
