@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,15 +17,41 @@ from serve.admission import Admission
 from serve.compute import Lanes, Outcome
 from serve.instruments import NullInstruments
 
-# A batch queue of Ray Serve lives as long as its replica: nothing closes the loop that it makes for itself.
-pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.unit
+
+
+def batch(*, max_batch_size: int, batch_wait_timeout_s: float) -> Callable[..., Any]:
+    """As ``serve.batch``, which needs a replica around it: what waits is computed together."""
+    assert batch_wait_timeout_s == 0.0
+
+    def decorate(compute: Callable[[list[Any]], Awaitable[list[Any]]]) -> Callable[[Any], Awaitable[Any]]:
+        waiting: list[tuple[Any, asyncio.Future[Any]]] = []
+        running: list[asyncio.Task[None]] = []
+
+        async def work_off() -> None:
+            while waiting:
+                together = waiting[:max_batch_size]
+                del waiting[:max_batch_size]
+                for (_, future), outcome in zip(together, await compute([task for task, _ in together]), strict=True):
+                    if not future.done():
+                        future.set_result(outcome)
+            running.clear()
+
+        async def call(task: Any) -> Any:
+            future = asyncio.get_running_loop().create_future()
+            waiting.append((task, future))
+            if not running:
+                running.append(asyncio.create_task(work_off()))
+            return await future
+
+        return call
+
+    return decorate
 
 
 @pytest.fixture(autouse=True)
-def in_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Ray Serve's batches ask of the replica that they run in."""
-    config = SimpleNamespace(max_ongoing_requests=100)
-    monkeypatch.setattr("ray.serve.get_replica_context", lambda: SimpleNamespace(_deployment_config=config))
+def batches_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.compute.serve.batch", batch)
 
 
 class Batches(NullInstruments):
