@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
 from ray.serve import Application
 
 from flts_ray.config import Settings
 from flts_ray.config_layers import load_settings
+from flts_ray.errors import ConfigError
 from serve.identity import served_identifier
 from serve.profiles import deployment_options
 from serve.replica import Replica
@@ -34,12 +35,21 @@ class Arguments(BaseModel):
     identifier: str = ""
 
 
-def app(arguments: Arguments) -> Application:
+def app(args: dict[str, Any]) -> Application:
     """Build the application from what the configuration file or ``key=value`` of ``serve run`` says.
 
+    Args:
+        args: See :class:`Arguments`.
+
     Raises:
-        ConfigError: If a setting is wrong, or nothing says what to serve.
+        ConfigError: If an argument or a setting is wrong, or nothing says what to serve.
     """
+    try:
+        arguments = Arguments.model_validate(args)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(Arguments.model_fields)
+        raise ConfigError(f"args.{'.'.join(map(str, first['loc']))}: {first['msg']}: known are {known}") from error
     settings = load_settings(file=arguments.config, options=arguments.set).settings
     return build(settings, served_identifier(settings, arguments.identifier))
 

@@ -111,13 +111,18 @@ def test_the_local_profile_refuses_a_second_replica() -> None:
 
 
 def test_the_application_knows_what_it_serves(tmp_path: Path) -> None:
-    application = app(Arguments(identifier="alpha", set={"run.home": str(tmp_path)}))
+    application = app({"identifier": "alpha", "set": {"run.home": str(tmp_path)}})
     assert application._bound_deployment.init_args[1] == "alpha"
 
 
 def test_an_application_that_nothing_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="which champion"):
-        app(Arguments(set={"run.home": str(tmp_path)}))
+        app({"set": {"run.home": str(tmp_path)}})
+
+
+def test_an_argument_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="identifer"):
+        app({"identifer": "alpha"})
 
 
 def test_replicas_find_the_home_from_any_folder() -> None:
