@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from flts_ray.config_layers import load_settings
 from flts_ray.config_serving import ServeSettings
+
+FIRST_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"
 
 
 def environment(settings: ServeSettings, *, scratch: Path | None = None) -> dict[str, str]:
@@ -29,7 +32,7 @@ def environment(settings: ServeSettings, *, scratch: Path | None = None) -> dict
     if settings.profile == "local":
         # One port, free again as soon as its replica is gone: the address stays when the replica is replaced.
         return common | {
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.port),
+            FIRST_PORT: str(settings.port),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.port + 1),  # not included
             "RAY_SERVE_PORT_QUARANTINE_S": "0",
         }
@@ -46,6 +49,11 @@ def environment(settings: ServeSettings, *, scratch: Path | None = None) -> dict
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
     }
+
+
+def has_own_port(settings: ServeSettings) -> bool:
+    """Whether this process runs under the local profile's variables: without them Ray Serve's proxy has the port."""
+    return os.environ.get(FIRST_PORT) == str(settings.port)
 
 
 def main() -> None:

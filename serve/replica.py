@@ -24,6 +24,7 @@ from serve.address import reuse_address, wait_until_free
 from serve.admission import Admission
 from serve.api import create_app
 from serve.compute import Lanes
+from serve.environment import has_own_port
 from serve.instruments import RayInstruments
 from serve.lifecycle import ChampionWatcher
 from serve.pages import router
@@ -80,7 +81,7 @@ class Replica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = Settings.model_validate(settings)
         wanted = self.settings.serve
-        if wanted.profile == "local":
+        if has_own_port(wanted):
             reuse_address()
             wait_until_free(wanted.host, wanted.port, limit_s=wanted.drain_s + wanted.shutdown_s)
         context = serve.get_replica_context()

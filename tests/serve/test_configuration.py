@@ -16,7 +16,7 @@ from flts_ray.config_layers import load_settings
 from flts_ray.config_serving import ServeSettings
 from flts_ray.errors import ConfigError
 from serve.app import Arguments, app, build
-from serve.environment import environment
+from serve.environment import environment, has_own_port
 from serve.profiles import deployment_options
 
 pytestmark = pytest.mark.unit
@@ -66,6 +66,18 @@ def test_the_local_profile_keeps_one_port(tmp_path: Path) -> None:
     assert names["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] == "8123"
     assert names["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "8124"  # Ray leaves the last one out
     assert "RAY_SERVE_ENABLE_HA_PROXY" not in names
+
+
+def test_only_under_these_variables_a_replica_has_the_port_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve run` without them answers through Ray Serve's proxy, which then listens on the same port."""
+    settings = ServeSettings(port=8123)
+    assert not has_own_port(settings)
+    for name, value in environment(settings, scratch=tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert has_own_port(settings)
+    assert not has_own_port(ServeSettings(port=8124))
 
 
 def test_the_throughput_profile_keeps_its_proxys_files_apart(tmp_path: Path) -> None:
