@@ -7,13 +7,14 @@ STAMP := $(VENV)/.installed
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help run services test test-unit lint types format faults bench lock clean
+.PHONY: help run services test test-unit lint types format faults serve bench bench-serve lock clean
 
 help:
 	@echo "make run     environment, sample data, the whole pipeline, report"
 	@echo "make test    lint, types and every test"
 	@echo "make services  real servers for development: object store, database, tracker; until Ctrl-C"
-	@echo "make bench   the benchmarks, each against its peer"
+	@echo "make serve   the champion of the latest run over HTTP, until Ctrl-C"
+	@echo "make bench   the benchmarks, each against its peer; make bench-serve: those of the service"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -51,8 +52,14 @@ format: $(STAMP)
 faults: $(STAMP)
 	FLTS_FAULTS_PAGE=1 $(BIN)/pytest tests/faults
 
+serve: $(STAMP)
+	$(BIN)/flts serve
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-serve: $(STAMP)
+	$(BIN)/python -m benchmarks.serve
 
 lock: $(STAMP)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^uv==' > constraints.new
