@@ -36,7 +36,7 @@ class ForecastHandler:
 
         Raises:
             Refusal: If no history gets a forecast.
-        BusyError: If too much is in progress already.
+            BusyError: If too much is in progress already.
         """
         exchange = exchange_of(request.scope)
         model = current_model(self._service)

@@ -7,6 +7,7 @@ the answer to what some other client sent last is none.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ class LegacyHandler:
     async def _forecast(self, request: Request, model: LoadedModel, exchange: Exchange) -> Response:
         body = await read_body(request, self._settings.max_body_bytes)
         length = request.query_params.get("inference_length")
-        question = await self._off_loop(len(body), lambda: self._question(body, length, model.engine))
+        question = await self._off_loop(len(body), lambda: self._read(body, length, model.engine))
         exchange.series = 1
         result = (await ask(self._service, model, [question], exchange))[0]
         if isinstance(result, Refusal):
@@ -78,6 +79,12 @@ class LegacyHandler:
         content = await self._off_loop(steps, lambda: _written(model, result, question.offset_s, exchange.request_id))
         exchange.model_version = model.version
         return Response(content, media_type="application/json")
+
+    def _read(self, body: bytes, length: str | None, engine: Engine) -> Question:
+        started = time.thread_time()
+        question = self._question(body, length, engine)
+        self._service.admission.read(length=len(body), queries=1, cpu_s=time.thread_time() - started)
+        return question
 
     def _question(self, body: bytes, length: str | None, engine: Engine) -> Question:
         """What is asked.
