@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from flts_ray.config_base import Counts, Names, Section, as_tuple, canonical_digest, canonical_json
+from flts_ray.config_experiments import BacktestSettings, ExplainSettings, TelemetrySettings, TuneSettings
 from flts_ray.config_serving import DriftSettings, PredictionLogSettings, ServeSettings
 
 __all__ = ["Section", "Settings", "canonical_digest", "canonical_json"]
@@ -142,6 +143,9 @@ class RecurrentSettings(Section):
     target: Literal["delta", "level"] = Field(
         "delta", description="Predict the change from the last value, or the value."
     )
+    series_embedding: int = Field(
+        0, ge=0, description="Numbers learnt for each station, so that one network can tell them apart; 0: none."
+    )
     loss: Literal["huber", "mse", "mae"] = Field("huber", description="Training loss, on the scaled target.")
     huber_delta: float = Field(1.0, gt=0, description="Where the Huber loss turns linear, in scaled units.")
 
@@ -211,6 +215,12 @@ class PromotionSettings(Section):
     require_significant: bool = Field(
         False, description="Refuse a winner whose gain over persistence is not significant."
     )
+    require_backtest: bool = Field(
+        False, description="Refuse a winner that does not beat persistence in the backtest too, all windows together."
+    )
+    scope: Literal["global", "series"] = Field(
+        "global", description="global: one champion for all stations; series: one for each, registered under its name."
+    )
 
 
 class StorageSettings(Section):
@@ -260,6 +270,9 @@ class RunSettings(Section):
     force: bool = Field(False, description="Redo what is already done.")
     ray_address: str = Field("", description="Ray cluster to use; empty: one is started on this machine.")
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a Ray started here; empty: all.")
+    wait_for_nodes_s: float = Field(
+        600.0, ge=0, description="Seconds to wait for a cluster that scales to have room; 0: do not wait."
+    )
 
 
 class Settings(Section):
@@ -290,6 +303,10 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     predictions: PredictionLogSettings = PredictionLogSettings()
     drift: DriftSettings = DriftSettings()
+    tune: TuneSettings = TuneSettings()
+    backtest: BacktestSettings = BacktestSettings()
+    explain: ExplainSettings = ExplainSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     run: RunSettings = RunSettings()
 
     def data_shaping(self) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def flatten(model: BaseModel) -> dict[str, Any]:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             out.update({f"{name}.{key}": inner for key, inner in flatten(value).items()})
+        elif isinstance(value, dict):
+            out[name] = {key: part.model_dump(mode="json", exclude_defaults=True) for key, part in value.items()}
         else:
             out[name] = list(value) if isinstance(value, tuple) else value
     return out
@@ -187,7 +189,7 @@ def _file(path: Path) -> _Layer:
 def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in setting_fields():
             out.update(_flat(value, f"{prefix}{key}."))
         else:
             out[f"{prefix}{key}"] = value

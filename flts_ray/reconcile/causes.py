@@ -46,7 +46,7 @@ EFFECTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("prophet.",), _models(("prophet",))),
     (("baselines.",), frozenset({"baselines", "counts", "verdict"})),
     (("candidates",), _models(KINDS)),
-    (("promotion.", "identifier", "candidate"), frozenset({"verdict"})),
+    (("promotion.", "backtest.", "tune.", "identifier", "candidate"), frozenset({"verdict"})),
 )
 """What is put in, by the start of its name → the outcomes that it can change. Where a name is not here, the rule says
 what follows."""
@@ -313,13 +313,13 @@ RULES: tuple[Callable[[Sequence[Difference]], Finding | None], ...] = (
         "model",
         _listed("Models are set up differently: "),
         "set them alike, or take the difference in scores as the answer to your question",
-        lambda one: one.key.startswith(("windows.", "recurrent.", "training.", "prophet.", "candidates")),
+        lambda one: one.key.startswith(("windows.", "recurrent.", "training.", "prophet.", "candidates", "tune.")),
     ),
     _rule(
         "judging",
         _listed("Results are judged differently: "),
         "set them alike to compare verdicts",
-        lambda one: one.key.startswith(("evaluation.", "promotion.", "baselines.", "identifier")),
+        lambda one: one.key.startswith(("evaluation.", "promotion.", "baselines.", "backtest.", "identifier")),
     ),
     _rule(
         "libraries",

@@ -17,7 +17,8 @@ from flts_ray.run_record import SettingRecord
 
 ROWS = ("sampling.train_rows", "sampling.test_rows")
 NO_EFFECT = (
-    "run.", "storage.", "tracking.", "watchdog.", "serve.", "predictions.", "drift.", "training.cpus_per_worker",
+    "run.", "storage.", "tracking.", "watchdog.", "serve.", "predictions.", "drift.", "explain.", "telemetry.",
+    "training.cpus_per_worker",
     "training.max_failures",
 )  # fmt: skip
 """Settings that say where, how fast or how stubbornly, and never what comes out."""
