@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
@@ -18,19 +19,15 @@ from flts_ray.cli_options import (
     AsJson,
     Assignments,
     ConfigFile,
-    Force,
     Home,
     Identifier,
     Recipe,
     RunId,
-    Test,
-    Train,
     print_json,
-    progress_console,
     resolve,
-    run_options,
 )
 from flts_ray.cli_serving import serving
+from flts_ray.cli_stages import stages
 from flts_ray.errors import FltsError
 from flts_ray.telemetry import logging as log
 
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="flts", no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where each value comes from.")
 app.add_typer(config_app, name="config")
+app.add_typer(stages)
 app.add_typer(operations)
 app.add_typer(serving)
 
@@ -47,16 +45,19 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit codes after Ctrl-C and SIGTERM."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: deliberate errors become one sentence on stderr and their own exit code.
 
     Ctrl-C ends with 130 and SIGTERM with 143, as shells expect, after runs and processes have been ended.
+
+    Args:
+        arguments: The command and its arguments; those of the process if None.
     """
     before = signal.signal(signal.SIGTERM, _terminate)
     for plugin in entry_points(group="flts_ray.commands"):  # such as `serve`, which the library does not know
         app.add_typer(plugin.load())
     try:
-        app()
+        app(args=None if arguments is None else list(arguments))
     except FltsError as error:
         log.event("refused", level=log.ERROR, error=type(error).__name__, exit_code=error.exit_code)
         _complain(f"error: {error}")
@@ -91,66 +92,6 @@ def root(
 ) -> None:
     """Forecasts of base-station load with Ray."""
     log.configure()
-
-
-@app.command()
-def run(
-    train: Train = None,
-    test: Test = None,
-    recipe: Recipe = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    home: Home = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Run the whole pipeline: preprocess, train, evaluate, promote, report."""
-    resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
-    with progress_console(as_json) as console:
-        from flts_ray.pipeline import run_pipeline
-        from flts_ray.telemetry.progress import ProgressBars
-
-        with ProgressBars(console, resolved.settings.training.epochs) as bars:
-            result = run_pipeline(resolved, on_beat=bars.beat)
-    if as_json:
-        print_json(result.document())
-    else:
-        from flts_ray.tables import print_run
-
-        print_run(result)
-    raise typer.Exit(result.exit_code)
-
-
-@app.command()
-def preprocess(
-    train: Train = None,
-    test: Test = None,
-    recipe: Recipe = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    home: Home = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Only turn the sources into a dataset and print its claim check."""
-    resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
-    with progress_console(as_json):
-        from flts_ray.cluster import Cluster
-        from flts_ray.data.claims import code_version
-        from flts_ray.data.preprocess import preprocess as prepare
-        from flts_ray.data.storage import open_store
-
-        settings = resolved.settings
-        with Cluster(settings.run) as cluster:
-            claim = prepare(
-                settings, open_store(settings), ensure_ray=cluster.ensure, code_version=code_version()
-            ).claim
-    if as_json:
-        print_json(claim.model_dump(mode="json"))
-    else:
-        from flts_ray.tables import print_claim
-
-        print_claim(claim)
 
 
 @app.command()

@@ -25,12 +25,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 Identifier = Annotated[
     str | None, typer.Argument(help="Registered name, such as a station; default: that of the latest run.")
 ]
+DatasetId = Annotated[str, typer.Option("--dataset", help="Which dataset: the dataset_id that preprocessing gave.")]
 RunId = Annotated[str | None, typer.Option("--run", help="Which run; default: the latest.")]
 
 
-def resolve(config: Path | None, assignments: list[str] | None, options: dict[str, Any]) -> Resolved:
-    """The settings of a command: from its file, the environment, ``--set`` and its own options."""
-    return load_settings(file=config, assignments=assignments or (), options=options)
+def resolve(
+    config: Path | None, assignments: list[str] | None, options: dict[str, Any], *, samples: bool = True
+) -> Resolved:
+    """The settings of a command: from its file, the environment, ``--set`` and its own options.
+
+    Args:
+        config: The file.
+        assignments: Texts of ``--set``.
+        options: By setting; None: not given.
+        samples: Whether the command preprocesses; if not, it refuses settings of sampling in the environment.
+    """
+    return load_settings(file=config, assignments=assignments or (), options=options, samples=samples)
 
 
 def run_options(

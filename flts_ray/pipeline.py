@@ -1,232 +1,216 @@
-"""The whole job: preprocess, train, evaluate, promote, report; each stage timed, each with a durable output."""
+"""The whole job, stage by stage: preprocess, train, sweep, evaluate, promote, report; each with a durable output."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from flts_ray.candidates import CandidateStore
+from flts_ray.attempt import Attempt, OnBeat, Tracked, attempt, log_dataset
+from flts_ray.candidates import CandidateStore, FittedCandidate, candidate_id
 from flts_ray.champion import identifier_of, promote
-from flts_ray.cluster import Cluster, submission_id
-from flts_ray.config import Settings, WatchdogSettings
+from flts_ray.config import Settings
 from flts_ray.config_layers import Resolved
-from flts_ray.data.claims import Claim, code_version
-from flts_ray.data.dataset import Dataset, load_dataset
+from flts_ray.data.claims import code_version
+from flts_ray.data.dataset import Dataset, dataset_ids, load_dataset
 from flts_ray.data.locks import hold
 from flts_ray.data.preprocess import preprocess
-from flts_ray.data.storage import Store, open_store
 from flts_ray.data.windows import test_origins
-from flts_ray.deadlines import deadline
-from flts_ray.errors import ConfigError, DataError, FltsError, TooFewRowsError, TrackingError
+from flts_ray.errors import BundleError, ConfigError, TooFewRowsError, TrackingError
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.report import render_report
 from flts_ray.evaluation.report_view import forecast_png, loss_png, report_data
 from flts_ray.evaluation.stage import Evaluated, evaluate
 from flts_ray.redaction import masked
-from flts_ray.results import RunResult
+from flts_ray.results import RunResult, TrainResult
 from flts_ray.run_record import RECORD_FILE, run_record
-from flts_ray.runs import RUN_FILE, RunFolder, open_run
-from flts_ray.telemetry.heartbeat import Beat, Pulse
-from flts_ray.telemetry.logging import ERROR, event, events_to
+from flts_ray.runs import RUN_FILE
+from flts_ray.telemetry.heartbeat import Beat
+from flts_ray.telemetry.logging import event
 from flts_ray.tracking.candidate_runs import CandidateRuns
-from flts_ray.tracking.journal import JOURNAL_FILE
 from flts_ray.tracking.registry import ModelRegistry
-from flts_ray.tracking.run import TrackedRun, Tracker
 from flts_ray.training.stage import Trained, train_candidates
 
 
-@dataclass
-class Timings:
-    """Seconds of each stage, in order, and its deadline; ``on_stage`` is told when one begins."""
-
-    limits: WatchdogSettings
-    on_stage: Callable[[str], None]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside and log it.
-
-        Raises:
-            DeadlineError: If it takes longer than ``watchdog.<name>_deadline_s``.
-        """
-        started = time.perf_counter()
-        event("stage_started", stage=name)
-        self.on_stage(name)
-        limit_s = getattr(self.limits, f"{name}_deadline_s", None)
-        try:
-            with deadline(name, limit_s) if limit_s is not None else nullcontext():
-                yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - started, 3)
-        event("stage_done", stage=name, seconds=self.seconds[name])
+def _nobody(beat: Beat) -> None:
+    """Let nobody hear the heartbeats."""
 
 
-def run_pipeline(resolved: Resolved, *, on_beat: Callable[[Beat], None] = lambda beat: None) -> RunResult:
-    """Run every stage. What was done before, by whatever run, is recognised and not done again.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which stages a run has.
+
+    Attributes:
+        command: Its name, for whoever looks at the run.
+        dataset_id: The dataset to start from; None: preprocess the sources.
+        fit: Fit the candidates that are not fitted yet; if not, they must be.
+    """
+
+    command: str = "run"
+    dataset_id: str | None = None
+    fit: bool = True
+
+
+def run_pipeline(resolved: Resolved, plan: Plan | None = None, *, on_beat: OnBeat = _nobody) -> RunResult:
+    """Run every stage of the plan. What was done before, by whatever run, is recognised and not done again.
 
     A run that was cut off or failed is taken up again by the same settings in the same home: it keeps its name, its
     MLflow runs, and everything that it had finished.
 
     Args:
         resolved: Settings and their origins.
-        on_beat: Receives every heartbeat of every fit, from whichever thread it comes, and of candidate ``run`` the
-            name of each stage as it begins.
+        plan: Which stages; by default all that the settings ask for, from the sources.
+        on_beat: As in :func:`~flts_ray.attempt.attempt`.
 
     Raises:
         FltsError: With its own exit code. A run that ends without a champion is no error: see its verdict.
     """
-    settings = resolved.settings
-    home = Path(settings.run.home).absolute()
-    with (
-        open_run(home, settings.digest(), submission_id()) as run,
-        events_to(run.folder / "events.jsonl"),
-        Cluster(settings.run) as cluster,
-    ):
-        try:
-            return _Run(resolved, run, cluster, on_beat).result()
-        except FltsError as error:
-            event("run_failed", level=ERROR, error=type(error).__name__, exit_code=error.exit_code, reason=str(error))
-            if (
-                isinstance(error, (ConfigError, DataError))
-                and not run.resumed
-                and not (run.folder / JOURNAL_FILE).exists()
-            ):
-                run.discard()  # nothing was begun
-            raise
+    plan = plan or Plan()
+    with attempt(resolved, plan.command, plan.dataset_id, on_beat) as trying:
+        return _Run(trying, plan).result()
+
+
+def run_training(resolved: Resolved, dataset_id: str, *, on_beat: OnBeat = _nobody) -> TrainResult:
+    """Only fit the candidates of a dataset, so that ``evaluate`` finds them.
+
+    Args:
+        resolved: Settings and their origins.
+        dataset_id: As preprocessing named it.
+        on_beat: As in :func:`~flts_ray.attempt.attempt`.
+
+    Raises:
+        FltsError: With its own exit code. A candidate that cannot be fitted is no error: see the result.
+    """
+    plan = Plan(command="train", dataset_id=dataset_id)
+    with attempt(resolved, plan.command, plan.dataset_id, on_beat) as trying:
+        return _Run(trying, plan).training()
 
 
 class _Run:
-    """One attempt at a run."""
+    """The stages of one attempt."""
 
-    def __init__(
-        self, resolved: Resolved, folder: RunFolder, cluster: Cluster, on_beat: Callable[[Beat], None]
-    ) -> None:
-        self.resolved, self.settings = resolved, resolved.settings
-        self.run_id, self.folder, self.attempt = folder.run_id, folder.folder, folder.attempt
-        self.home = Path(self.settings.run.home).absolute()
-        self.store = open_store(self.settings)
-        self.cluster = cluster
-        self.pulse = Pulse([_log_beat, on_beat])
-        self.timings = Timings(self.settings.watchdog, lambda name: on_beat({"candidate": "run", "stage": name}))
-        if folder.resumed:
-            event("run_resumed", run_id=self.run_id, attempt=self.attempt)
+    def __init__(self, trying: Attempt, plan: Plan) -> None:
+        self.trying, self.plan = trying, plan
+        self.settings, self.store = trying.settings, trying.store
+        self.models = CandidateStore(trying.home, trying.store)
+
+    def training(self) -> TrainResult:
+        with self.trying.stage("load"):
+            dataset = self.dataset()
+        with self.trying.tracked(dataset.claim, self.settings.candidates) as tracked:
+            trained = self.train(dataset)
+            tracked.candidates.check()
+            _log_fits(tracked.candidates, trained, dataset)
+            result = TrainResult(
+                run_id=self.trying.run_id,
+                attempt=self.trying.number,
+                dataset_id=dataset.dataset_id,
+                trained=trained,
+                timings=self.trying.timings.seconds,
+            )
+        self.trying.keep(RUN_FILE, json.dumps(result.document(), indent=2).encode())
+        event("run_done", run_id=self.trying.run_id, state="trained", candidates=sorted(trained.fitted))
+        return result
 
     def result(self) -> RunResult:
-        with self.timings.stage("preprocess"):
+        trying = self.trying
+        with trying.stage("load" if self.plan.dataset_id else "preprocess"):
             dataset = self.dataset()
-        claim = dataset.claim
         identifier = identifier_of(dataset, self.settings)
-        event("run_started", run_id=self.run_id, dataset_id=claim.dataset_id, config_hash=claim.config_hash)
-        tags = {"dataset_id": claim.dataset_id, "config_hash": claim.config_hash, "code_version": code_version()}
-        with (
-            Tracker(self.settings.tracking, self.home, self.folder) as tracker,
-            tracker.run(self.run_id, tags=tags) as parent,
-            CandidateRuns(parent, self.settings.candidates) as runs,
-        ):
-            self.pulse.listeners.append(runs.beat)
-            parent.log_params({key: value for key, value, _ in self.resolved.rows()})
-            _log_dataset(parent, claim)
-            with self.timings.stage("train"):
-                trained = train_candidates(
-                    dataset,
-                    self.settings,
-                    cluster=self.cluster,
-                    store=self.store,
-                    candidates=CandidateStore(self.home, self.store),
-                    pulse=self.pulse,
-                    owner=self.run_id,
-                )
-            if self.cluster.start_s:
-                self.timings.seconds["ray_start"] = round(self.cluster.start_s, 3)
-            with self.timings.stage("evaluate"):
+        with trying.tracked(dataset.claim, self.settings.candidates) as tracked:
+            trained = self.train(dataset)
+            if trying.cluster.start_s:
+                trying.timings.seconds["ray_start"] = round(trying.cluster.start_s, 3)
+            with trying.stage("evaluate"):
                 evaluated = evaluate(dataset, trained.fitted, trained.failures, self.settings)
                 board = evaluated.leaderboard.to_json()
-                self.keep("leaderboard.json", board.encode())
-            with self.timings.stage("track"):
-                runs.check()
-                _log_candidates(runs, trained, evaluated, dataset)
-            with self.timings.stage("promote"):
-                verdict = self.promote(identifier, tracker, runs, dataset, evaluated, trained)
-                self.keep("verdict.json", verdict.model_dump_json(indent=2).encode())
-            with self.timings.stage("report"):
-                data = report_data(
-                    run_id=self.run_id,
-                    identifier=identifier,
-                    resolved=self.resolved,
-                    dataset=dataset,
-                    fitted=trained.fitted,
-                    evaluated=evaluated,
-                    verdict=verdict,
-                    timings=self.timings.seconds,
-                )
-                html = render_report(data)
-                self.keep("report.html", html.encode())
-                parent.log_text("report.html", html)
-                parent.log_json("leaderboard.json", json.loads(board))
-                parent.log_json("verdict.json", verdict.model_dump(mode="json"))
-                parent.set_tags({"verdict": verdict.state, "champion": verdict.champion or ""})
+                trying.keep("leaderboard.json", board.encode())
+            with trying.stage("track"):
+                tracked.candidates.check()
+                _log_fits(tracked.candidates, trained, dataset)
+                _log_scores(tracked.candidates, trained, evaluated, dataset)
+            with trying.stage("promote"):
+                verdict = self.promote(identifier, tracked, dataset, evaluated, trained)
+                trying.keep("verdict.json", verdict.model_dump_json(indent=2).encode())
+            with trying.stage("report"):
+                html = self.report(identifier, dataset, trained, evaluated, verdict)
+                trying.keep("report.html", html.encode())
+                tracked.parent.log_text("report.html", html)
+                tracked.parent.log_json("leaderboard.json", json.loads(board))
+                tracked.parent.log_json("verdict.json", verdict.model_dump(mode="json"))
+                tracked.parent.set_tags({"verdict": verdict.state, "champion": verdict.champion or ""})
             result = RunResult(
-                run_id=self.run_id,
-                attempt=self.attempt,
+                command=self.plan.command,
+                run_id=trying.run_id,
+                attempt=trying.number,
                 identifier=identifier,
-                claim=claim,
+                claim=dataset.claim,
                 leaderboard=evaluated.leaderboard,
                 verdict=verdict,
                 failure_codes=trained.failure_codes,
-                report=self.folder / "report.html",
-                timings=self.timings.seconds,
+                report=trying.folder / "report.html",
+                timings=trying.timings.seconds,
             )
-            record = run_record(self.resolved, claim=claim, result=result, trained=trained)
-            self.keep(RECORD_FILE, json.dumps(record, indent=1).encode())
+            record = run_record(trying.resolved, claim=dataset.claim, result=result, trained=trained)
+            trying.keep(RECORD_FILE, json.dumps(record, indent=1).encode())
         # Last: it marks a finished run.
-        self.keep(RUN_FILE, json.dumps(result.document(), indent=2).encode())
-        event("run_done", run_id=self.run_id, state=verdict.state, champion=verdict.champion, report=str(result.report))
+        trying.keep(RUN_FILE, json.dumps(result.document(), indent=2).encode())
+        state, champion = verdict.state, verdict.champion
+        event("run_done", run_id=trying.run_id, state=state, champion=champion, report=str(result.report))
         return result
 
-    def keep(self, name: str, content: bytes) -> None:
-        """Write one of the run's documents, and a copy beside the models where those lie elsewhere."""
-        Store(str(self.folder)).write_bytes(name, content)
-        if self.settings.storage.root:
-            self.store.write_bytes(f"runs/{self.run_id}/{name}", content)
-
     def dataset(self) -> Dataset:
+        """The dataset that the plan names, or that the sources give."""
         self.store.prepare()
-        claim = preprocess(
-            self.settings,
-            self.store,
-            ensure_ray=self.cluster.ensure,
-            code_version=code_version(),
-            owner=self.run_id,
-        ).claim
-        dataset = load_dataset(self.store, claim.dataset_id)
+        dataset_id = self.plan.dataset_id
+        if dataset_id is None:
+            dataset_id = preprocess(
+                self.settings,
+                self.store,
+                ensure_ray=self.trying.cluster.ensure,
+                code_version=code_version(),
+                owner=self.trying.run_id,
+            ).claim.dataset_id
+        elif dataset_id not in (known := dataset_ids(self.store)):
+            raise ConfigError(
+                f"there is no dataset {dataset_id} in {masked(self.store.uri)}: "
+                + (f"known are {', '.join(known[-5:])}" if known else "make one with `flts preprocess`")
+            )
+        dataset = load_dataset(self.store, dataset_id)
         _check_test_rows(dataset, self.settings)
         return dataset
 
+    def train(self, dataset: Dataset) -> Trained:
+        """The candidates, fitted here or before."""
+        with self.trying.stage("train"):
+            if not self.plan.fit:
+                return _found(dataset, self.settings, self.models)
+            return train_candidates(
+                dataset,
+                self.settings,
+                cluster=self.trying.cluster,
+                store=self.store,
+                candidates=self.models,
+                pulse=self.trying.pulse,
+                owner=self.trying.run_id,
+            )
+
     def promote(
-        self,
-        identifier: str,
-        tracker: Tracker,
-        runs: CandidateRuns,
-        dataset: Dataset,
-        evaluated: Evaluated,
-        trained: Trained,
+        self, identifier: str, tracked: Tracked, dataset: Dataset, evaluated: Evaluated, trained: Trained
     ) -> Verdict:
-        if not tracker.flush(self.settings.tracking.flush_timeout_s):
+        """Decide, and move the alias; one run at a time."""
+        tracker, settings = tracked.tracker, self.settings
+        if not tracker.flush(settings.tracking.flush_timeout_s):
             raise TrackingError(
                 f"The tracking store {masked(tracker.uri)} does not take this run's records, so no champion can be "
-                f"named. The candidates are fitted and scored ({self.folder / 'leaderboard.json'}) and every record is "
-                "kept: bring the store back and run the same command, which goes on from here."
+                f"named. The candidates are fitted and scored ({self.trying.folder / 'leaderboard.json'}) and every "
+                "record is kept: bring the store back and run the same command, which goes on from here."
             )
         with hold(
             self.store,
             f"promote-{identifier}",
-            owner=self.run_id,
-            wait_s=self.settings.watchdog.promote_deadline_s,
+            owner=self.trying.run_id,
+            wait_s=settings.watchdog.promote_deadline_s,
             on_wait=lambda holder: event("promotion_waiting", holder=holder),
         ) as held:
             return promote(
@@ -234,11 +218,27 @@ class _Run:
                 evaluated,
                 trained.fitted,
                 trained.failures,
-                self.settings,
+                settings,
                 registry=ModelRegistry(tracker.gateway, identifier),
-                run_ids={kind: tracker.resolve(runs[kind].run_key) for kind in trained.fitted},
+                run_ids={kind: tracker.resolve(tracked.candidates[kind].run_key) for kind in trained.fitted},
                 before_move=held.check,
             )
+
+    def report(
+        self, identifier: str, dataset: Dataset, trained: Trained, evaluated: Evaluated, verdict: Verdict
+    ) -> str:
+        """The report, as HTML."""
+        data = report_data(
+            run_id=self.trying.run_id,
+            identifier=identifier,
+            resolved=self.trying.resolved,
+            dataset=dataset,
+            fitted=trained.fitted,
+            evaluated=evaluated,
+            verdict=verdict,
+            timings=self.trying.timings.seconds,
+        )
+        return render_report(data)
 
 
 def _check_test_rows(dataset: Dataset, settings: Settings) -> None:
@@ -255,29 +255,47 @@ def _check_test_rows(dataset: Dataset, settings: Settings) -> None:
         )
 
 
-def _log_beat(beat: Beat) -> None:
-    event("heartbeat", **beat)
+def _found(dataset: Dataset, settings: Settings, models: CandidateStore) -> Trained:
+    """The candidates that an earlier job fitted; those that none did are failures."""
+    fitted: dict[str, FittedCandidate] = {}
+    failures: dict[str, str] = {}
+    for kind in settings.candidates:
+        name = candidate_id(kind, dataset.dataset_id, settings)
+        try:
+            found = models.find(name)
+        except BundleError as error:
+            failures[kind] = str(error)
+            continue
+        if found is None:
+            failures[kind] = (
+                f"{name} is not fitted: run `flts train --dataset {dataset.dataset_id}` with these settings"
+            )
+        else:
+            fitted[kind] = found
+    return Trained(fitted=fitted, failures=failures)
 
 
-def _log_dataset(run: TrackedRun, claim: Claim) -> None:
-    names = ",".join(record.series for record in claim.series)
-    run.log_dataset(name=names[:200], digest=claim.dataset_id, source=f"datasets/{claim.dataset_id}")
-
-
-def _log_candidates(runs: CandidateRuns, trained: Trained, evaluated: Evaluated, dataset: Dataset) -> None:
+def _log_fits(runs: CandidateRuns, trained: Trained, dataset: Dataset) -> None:
     for kind, reason in trained.failures.items():
         runs.fail(kind, reason)
     for kind, candidate in trained.fitted.items():
         run = runs[kind]
         runs.log_history(kind, candidate.summary.history)
-        row = evaluated.leaderboard.overall(kind)
-        if row is not None:
-            numbers = {f"test_{name}": value for name, value in row.model_dump().items() if isinstance(value, float)}
-            run.log_metrics(numbers)
         run.set_tags({"candidate_id": candidate.summary.candidate_id, "reused": str(candidate.reused).lower()})
-        _log_dataset(run, dataset.claim)
+        log_dataset(run, dataset.claim)
         run.log_bundle(candidate.folder)
         if candidate.summary.history:
             run.log_bytes("loss_curve.png", loss_png(kind, candidate.summary.history))
+
+
+def _log_scores(runs: CandidateRuns, trained: Trained, evaluated: Evaluated, dataset: Dataset) -> None:
+    for kind in trained.fitted:
+        row = evaluated.leaderboard.overall(kind)
+        if row is not None:
+            runs[kind].log_metrics(_numbers(row.model_dump()))
         if evaluated.entries[kind].backtests:
-            run.log_bytes("forecast.png", forecast_png(evaluated.entries[kind], dataset))
+            runs[kind].log_bytes("forecast.png", forecast_png(evaluated.entries[kind], dataset))
+
+
+def _numbers(row: Mapping[str, object]) -> dict[str, float]:
+    return {f"test_{name}": value for name, value in row.items() if isinstance(value, float)}

@@ -23,6 +23,8 @@ START_FILE = "started.json"
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 GLANCE_S = 0.5
+WITHOUT_VERDICT = ("train", "backtest")
+"""Commands whose runs promote nothing."""
 
 
 @dataclass(kw_only=True)
@@ -150,7 +152,7 @@ def read_run(home: Path, run_id: str | None) -> dict[str, Any]:
 
     Args:
         home: The home folder.
-        run_id: Which run; None: the latest.
+        run_id: Which run; None: the latest that has a verdict (``train`` ends without one).
 
     Raises:
         ConfigError: If there is no such run.
@@ -161,7 +163,17 @@ def read_run(home: Path, run_id: str | None) -> dict[str, Any]:
         raise ConfigError(f"there is no finished run in {home}: start one with `flts run`, or name another --home")
     if run_id is not None and run_id not in known:
         raise ConfigError(f"there is no finished run '{run_id}' in {home}: the latest is {known[-1]}")
-    file = home / RUNS / (run_id or known[-1]) / RUN_FILE
+    if run_id is not None:
+        return _document(home, run_id)
+    for name in reversed(known):
+        document = _document(home, name)
+        if document.get("command") not in WITHOUT_VERDICT:
+            return document
+    raise ConfigError(f"no run in {home} has come to a verdict yet: start one with `flts run` or `flts evaluate`")
+
+
+def _document(home: Path, run_id: str) -> dict[str, Any]:
+    file = home / RUNS / run_id / RUN_FILE
     try:
         document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

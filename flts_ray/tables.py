@@ -13,7 +13,7 @@ from rich.text import Text
 from flts_ray.config_layers import Resolved
 from flts_ray.data.claims import Claim
 from flts_ray.doctor.findings import Finding
-from flts_ray.results import RunResult
+from flts_ray.results import RunResult, TrainResult
 
 if TYPE_CHECKING:
     from flts_ray.drift.report import DriftReport
@@ -37,6 +37,19 @@ COLUMNS = (
 def print_run(result: RunResult) -> None:
     """The end of ``flts run``: leaderboard, verdict, report."""
     print_document(result.document())
+
+
+def print_fits(result: TrainResult) -> None:
+    """What `flts train` ends with."""
+    table = Table(title=f"Candidates of dataset {result.dataset_id}", title_justify="left")
+    for name in ("candidate", "id", "seconds", ""):
+        table.add_column(name, justify="right" if name == "seconds" else "left")
+    for kind, found in result.trained.fitted.items():
+        note = "fitted before" if found.reused else ""
+        table.add_row(kind, found.summary.candidate_id, f"{found.summary.fit_s:.1f}", note)
+    for kind, reason in result.trained.failures.items():
+        table.add_row(kind, "", "", f"failed: {reason}")
+    _console().print(table)
 
 
 def print_document(document: dict[str, Any]) -> None:

@@ -1,0 +1,149 @@
+"""The commands of ``flts`` that make a champion: the whole pipeline, and its stages one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from flts_ray.cli_options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    DatasetId,
+    Force,
+    Home,
+    Recipe,
+    Test,
+    Train,
+    print_json,
+    progress_console,
+    resolve,
+    run_options,
+)
+from flts_ray.config_layers import Resolved
+
+if TYPE_CHECKING:
+    from flts_ray.attempt import OnBeat
+    from flts_ray.results import RunResult
+
+stages = typer.Typer()
+
+
+@stages.command()
+def run(
+    train: Train = None,
+    test: Test = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline: preprocess, train, evaluate, promote, report."""
+    resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
+    with _bars(resolved, as_json) as on_beat:
+        from flts_ray.pipeline import run_pipeline
+
+        result = run_pipeline(resolved, on_beat=on_beat)
+    _answer(result, as_json)
+
+
+@stages.command()
+def preprocess(
+    train: Train = None,
+    test: Test = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Only turn the sources into a dataset and print its claim check."""
+    resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
+    with progress_console(as_json):
+        from flts_ray.cluster import Cluster
+        from flts_ray.data.claims import code_version
+        from flts_ray.data.preprocess import preprocess as prepare
+        from flts_ray.data.storage import open_store
+
+        settings = resolved.settings
+        with Cluster(settings.run) as cluster:
+            claim = prepare(
+                settings, open_store(settings), ensure_ray=cluster.ensure, code_version=code_version()
+            ).claim
+    if as_json:
+        print_json(claim.model_dump(mode="json"))
+    else:
+        from flts_ray.tables import print_claim
+
+        print_claim(claim)
+
+
+@stages.command()
+def train(
+    dataset_id: DatasetId,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Only fit the candidates of a dataset; `flts evaluate` scores them."""
+    resolved = resolve(config, assignments, run_options(None, None, recipe, home, force), samples=False)
+    with _bars(resolved, as_json) as on_beat:
+        from flts_ray.pipeline import run_training
+
+        result = run_training(resolved, dataset_id, on_beat=on_beat)
+    if as_json:
+        print_json(result.document())
+    else:
+        from flts_ray.tables import print_fits
+
+        print_fits(result)
+    raise typer.Exit(result.exit_code)
+
+
+@stages.command()
+def evaluate(
+    dataset_id: DatasetId,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the fitted candidates of a dataset, promote the best, report."""
+    resolved = resolve(config, assignments, run_options(None, None, recipe, home, False), samples=False)
+    with _bars(resolved, as_json) as on_beat:
+        from flts_ray.pipeline import Plan, run_pipeline
+
+        result = run_pipeline(resolved, Plan(command="evaluate", dataset_id=dataset_id, fit=False), on_beat=on_beat)
+    _answer(result, as_json)
+
+
+@contextmanager
+def _bars(resolved: Resolved, as_json: bool) -> Iterator[OnBeat]:
+    """Show the heartbeats of what happens inside."""
+    from flts_ray.telemetry.progress import ProgressBars
+
+    with (
+        progress_console(as_json) as console,
+        ProgressBars(console, resolved.settings.training.epochs) as bars,
+    ):
+        yield bars.beat
+
+
+def _answer(result: RunResult, as_json: bool) -> None:
+    if as_json:
+        print_json(result.document())
+    else:
+        from flts_ray.tables import print_run
+
+        print_run(result)
+    raise typer.Exit(result.exit_code)
