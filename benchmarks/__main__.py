@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.harness import Row, machine
 
-NAMES = ("windows", "preprocess", "training", "parity", "accuracy", "drift", "pipeline")
+NAMES = ("windows", "preprocess", "training", "parity", "accuracy", "identity", "drift", "stations", "pipeline")
 
 
 def main(arguments: list[str] | None = None) -> int:

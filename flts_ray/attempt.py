@@ -16,8 +16,10 @@ from flts_ray.data.storage import Store, open_store
 from flts_ray.deadlines import deadline
 from flts_ray.errors import ConfigError, DataError, FltsError
 from flts_ray.runs import RunFolder, open_run
+from flts_ray.telemetry import tracing
 from flts_ray.telemetry.heartbeat import Beat, Pulse
-from flts_ray.telemetry.logging import ERROR, event, events_to
+from flts_ray.telemetry.logging import ERROR, bound, event, events_to
+from flts_ray.telemetry.metrics import RunMetrics
 from flts_ray.tracking.candidate_runs import CandidateRuns
 from flts_ray.tracking.journal import JOURNAL_FILE
 from flts_ray.tracking.run import TrackedRun, Tracker
@@ -50,7 +52,7 @@ class Timings:
         event("stage_started", stage=name, limit_s=limit_s)
         self.on_stage(name)
         try:
-            with deadline(name, limit_s) if limit_s is not None else nullcontext():
+            with tracing.span(name), deadline(name, limit_s) if limit_s is not None else nullcontext():
                 yield
         finally:
             self.seconds[name] = round(time.perf_counter() - started, 3)
@@ -78,17 +80,20 @@ class Attempt:
         home: Of everything the program writes.
         store: Where datasets and models lie.
         cluster: Its Ray, started when something needs it.
+        metrics: What Prometheus sees of it.
         pulse: Hears every heartbeat.
         timings: Of its stages.
     """
 
-    def __init__(self, resolved: Resolved, run: RunFolder, cluster: Cluster, on_beat: OnBeat) -> None:
+    def __init__(
+        self, resolved: Resolved, run: RunFolder, cluster: Cluster, metrics: RunMetrics, on_beat: OnBeat
+    ) -> None:
         self.resolved, self.settings = resolved, resolved.settings
         self.run_id, self.folder, self.number = run.run_id, run.folder, run.attempt
         self.home = Path(self.settings.run.home).absolute()
         self.store = open_store(self.settings)
-        self.cluster = cluster
-        self.pulse = Pulse([_log_beat, on_beat])
+        self.cluster, self.metrics = cluster, metrics
+        self.pulse = Pulse([_log_beat, metrics.beat, on_beat])
         self.timings = Timings(
             self.settings.watchdog, lambda name: self.pulse.beat({"candidate": "run", "stage": name})
         )
@@ -113,6 +118,7 @@ class Attempt:
             CandidateRuns(parent, candidates) as runs,
         ):
             self.pulse.listeners.append(runs.beat)
+            self.metrics.follow(lambda: tracker.pending)
             parent.log_params({key: value for key, value, _ in self.resolved.rows()})
             log_dataset(parent, claim)
             yield Tracked(tracker, parent, runs)
@@ -135,11 +141,14 @@ def attempt(resolved: Resolved, command: str, dataset_id: str | None, on_beat: O
         digest = canonical_digest([digest, command, dataset_id])
     with (
         open_run(Path(settings.run.home).absolute(), digest, submission_id()) as run,
+        bound(job=submission_id(), run=run.run_id, attempt=run.attempt, dataset=dataset_id),
         events_to(run.folder / "events.jsonl"),
+        tracing.traced(settings.telemetry, f"flts {command}", run_id=run.run_id, attempt=run.attempt),
         Cluster(settings.run) as cluster,
+        RunMetrics(run.run_id, settings, attempt=run.attempt, submission=submission_id() or "") as metrics,
     ):
         try:
-            yield Attempt(resolved, run, cluster, on_beat)
+            yield Attempt(resolved, run, cluster, metrics, on_beat)
         except FltsError as error:
             event("run_failed", level=ERROR, error=type(error).__name__, exit_code=error.exit_code, reason=str(error))
             begun = run.resumed or (run.folder / JOURNAL_FILE).exists()

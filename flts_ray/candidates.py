@@ -19,6 +19,9 @@ MODEL_FORMAT = 2
 
 SUMMARY_FILE = "fit.json"
 
+TUNED = "tuned"
+"""Name on the leaderboard of the winner of a sweep, refitted; its cell may be any."""
+
 
 class FitSummary(Section):
     """How a candidate was fitted.
@@ -29,6 +32,8 @@ class FitSummary(Section):
         fit_s: Seconds of fitting alone, without starting processes.
         history: One mapping an epoch; empty for models without epochs.
         facts: Anything else worth showing: windows, best epoch, workers.
+        failures: Why it knows nothing of a series, for those that could not be fitted.
+        again: Whether fitting again may mend one of them: it is then not reused, but fitted anew.
     """
 
     kind: str
@@ -36,6 +41,8 @@ class FitSummary(Section):
     fit_s: float
     history: tuple[dict[str, float], ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
+    failures: dict[str, str] = Field(default_factory=dict)
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +76,9 @@ def candidate_id(kind: str, dataset_id: str, settings: Settings) -> str:
         shaping["prophet"] = settings.prophet.model_dump(mode="json")
         shaping["validation_fraction"] = settings.training.validation_fraction
     else:
-        shaping["recurrent"] = settings.recurrent.model_dump(mode="json")
+        # A network that tells no stations apart keeps the name that it had before networks could.
+        unset = set() if settings.recurrent.series_embedding else {"series_embedding"}
+        shaping["recurrent"] = settings.recurrent.model_dump(mode="json", exclude=unset)
         shaping["training"] = settings.training.model_dump(mode="json", exclude={"cpus_per_worker", "max_failures"})
     return f"{kind}-{canonical_digest(shaping)[:12]}"
 

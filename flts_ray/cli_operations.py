@@ -1,4 +1,4 @@
-"""The commands of ``flts`` for whoever keeps it running: ``doctor``, ``sync`` and ``reconcile``."""
+"""The commands of ``flts`` for whoever keeps it running: ``doctor``, ``health``, ``sync`` and ``reconcile``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def doctor(
     else:
         print_findings(findings)
     raise typer.Exit(exit_code(findings))
+
+
+@operations.command()
+def health(
+    run_id: Annotated[str | None, typer.Argument(help="Which run; default: one at work, else the latest.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell from its files alone whether a run is at work, hangs or has ended. Ends with 1 if somebody has to act."""
+    from flts_ray.health import health as look
+
+    settings = resolve(config, assignments, {"run.home": home}).settings
+    found = look(Path(settings.run.home).absolute(), run_id, settings)
+    if as_json:
+        print_json(found.document())
+    else:
+        typer.echo(found.sentence)
+    raise typer.Exit(0 if found.healthy else 1)
 
 
 @operations.command()

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flts_ray.cluster import submission_id
 from flts_ray.config_layers import Resolved, load_settings
+from flts_ray.errors import ConfigError
 from flts_ray.telemetry import logging as log
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings.")]
@@ -26,6 +28,9 @@ Identifier = Annotated[
     str | None, typer.Argument(help="Registered name, such as a station; default: that of the latest run.")
 ]
 DatasetId = Annotated[str, typer.Option("--dataset", help="Which dataset: the dataset_id that preprocessing gave.")]
+OptionalDatasetId = Annotated[
+    str | None, typer.Option("--dataset", help="A dataset to start from, instead of preprocessing sources.")
+]
 RunId = Annotated[str | None, typer.Option("--run", help="Which run; default: the latest.")]
 
 
@@ -40,7 +45,18 @@ def resolve(
         options: By setting; None: not given.
         samples: Whether the command preprocesses; if not, it refuses settings of sampling in the environment.
     """
-    return load_settings(file=config, assignments=assignments or (), options=options, samples=samples)
+    resolved = load_settings(file=config, assignments=assignments or (), options=options, samples=samples)
+    _refuse_lost_home(resolved.settings.run.home)
+    return resolved
+
+
+def _refuse_lost_home(home: str) -> None:
+    """Refuse to put the results of a cluster's job where Ray removes them with the job's working directory."""
+    if submission_id() and not Path(home).is_absolute():
+        raise ConfigError(
+            f"run.home is '{home}', which for a job lies in a working directory that Ray removes: set run.home (or "
+            "--home) to an absolute folder that stays, such as a volume of the head"
+        )
 
 
 def run_options(

@@ -15,6 +15,7 @@ from flts_ray.cli_options import (
     DatasetId,
     Force,
     Home,
+    OptionalDatasetId,
     Recipe,
     Test,
     Train,
@@ -66,13 +67,19 @@ def preprocess(
     """Only turn the sources into a dataset and print its claim check."""
     resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
     with progress_console(as_json):
-        from flts_ray.cluster import Cluster
+        from flts_ray.cluster import Cluster, submission_id
         from flts_ray.data.claims import code_version
         from flts_ray.data.preprocess import preprocess as prepare
         from flts_ray.data.storage import open_store
+        from flts_ray.telemetry.logging import bound
+        from flts_ray.telemetry.tracing import traced
 
         settings = resolved.settings
-        with Cluster(settings.run) as cluster:
+        with (
+            bound(job=submission_id()),
+            traced(settings.telemetry, "flts preprocess"),
+            Cluster(settings.run) as cluster,
+        ):
             claim = prepare(
                 settings, open_store(settings), ensure_ray=cluster.ensure, code_version=code_version()
             ).claim
@@ -125,6 +132,55 @@ def evaluate(
 
         result = run_pipeline(resolved, Plan(command="evaluate", dataset_id=dataset_id, fit=False), on_beat=on_beat)
     _answer(result, as_json)
+
+
+@stages.command()
+def tune(
+    train: Train = None,
+    test: Test = None,
+    dataset_id: OptionalDatasetId = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search settings with Ray Tune; the refitted winner competes as `tuned` with the other candidates."""
+    options = run_options(train, test, recipe, home, force)
+    resolved = resolve(config, assignments, options, samples=dataset_id is None)
+    with _bars(resolved, as_json) as on_beat:
+        from flts_ray.pipeline import Plan, run_pipeline
+
+        result = run_pipeline(resolved, Plan(command="tune", dataset_id=dataset_id, sweep=True), on_beat=on_beat)
+    _answer(result, as_json)
+
+
+@stages.command()
+def backtest(
+    train: Train = None,
+    test: Test = None,
+    dataset_id: OptionalDatasetId = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    home: Home = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score every model on several cuts of the train rows, fitted before each cut; nothing is promoted."""
+    options = run_options(train, test, recipe, home, force)
+    resolved = resolve(config, assignments, options, samples=dataset_id is None)
+    with _bars(resolved, as_json) as on_beat:
+        from flts_ray.pipeline import run_backtest
+
+        result = run_backtest(resolved, dataset_id, on_beat=on_beat)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        from flts_ray.tables import print_backtest
+
+        print_backtest(result)
 
 
 @contextmanager

@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from flts_ray.config import RunSettings
 from flts_ray.errors import ClusterError, ResourceError
-from flts_ray.telemetry.logging import event
+from flts_ray.telemetry.logging import bind, event
 
 DRIVER_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,6 +32,9 @@ DRIVER_ENVIRONMENT = {
 }
 """What Ray reads from the driver's environment. A value that the user set stays."""
 
+NODES_POLL_S = 1.0
+"""Between two looks at whether the nodes that were asked for are there."""
+
 
 class Cluster:
     """A Ray cluster, local or remote, entered lazily.
@@ -42,6 +45,7 @@ class Cluster:
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
         self._started = False
+        self._remote = False
         self.start_s = 0.0
 
     def __enter__(self) -> Self:
@@ -64,6 +68,7 @@ class Cluster:
         """
         started = time.perf_counter()
         address = self._settings.ray_address or os.environ.get("RAY_ADDRESS", "")
+        self._remote = bool(address)
         _prepare_environment(local=not address)
         import ray
 
@@ -95,8 +100,11 @@ class Cluster:
                 ) from error
             self._started = True
         _keep_off_stdout()
+        bind(node_id=ray.get_runtime_context().get_node_id())
         self.start_s = time.perf_counter() - started
         event("ray_started", address=address or "local", cpus=self.cpus(), seconds=round(self.start_s, 2))
+        if not self.cpus():  # a head without CPUs whose workers are still to come: nothing could run
+            self.check_fits(name="the run", workers=1, cpus_per_worker=1.0)
 
     def cpus(self) -> float:
         """CPUs of the whole cluster."""
@@ -105,25 +113,56 @@ class Cluster:
         return float(ray.cluster_resources().get("CPU", 0.0))
 
     def check_fits(self, *, name: str, workers: int, cpus_per_worker: float, gpus_per_worker: float = 0.0) -> None:
-        """Refuse a request that this cluster can never serve.
+        """Make sure that the cluster has room. One that is not ours may grow when asked: it is waited for.
 
         Raises:
-            ResourceError: Naming what was asked for and what there is.
+            ResourceError: If it has no room, after ``run.wait_for_nodes_s`` where waiting may help; the message names
+                what was asked for and what there is.
         """
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        places = sum(
-            int(min(_ratio(node.get("CPU", 0.0), cpus_per_worker), _ratio(node.get("GPU", 0.0), gpus_per_worker)))
-            for node in nodes
-        )
+        worker = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
+        waited_s = 0.0
+        if _places(worker) < workers and self._remote and self._settings.wait_for_nodes_s:
+            waited_s = self._grow([worker] * workers, lambda: _places(worker) >= workers)
+        places = _places(worker)
         if places < workers:
             gpus = f" and {gpus_per_worker:g} GPU" if gpus_per_worker else ""
+            waiting = f" after {waited_s:.0f} s of waiting for nodes" if waited_s else ""
             raise ResourceError(
                 f"{name} asks for {workers} workers of {cpus_per_worker:g} CPU{gpus} each, but this cluster of "
-                f"{len(nodes)} node(s) with {self.cpus():g} CPUs has room for {places}: lower training.workers or "
-                "training.cpus_per_worker, or add nodes"
+                f"{len(_alive_nodes())} node(s) with {self.cpus():g} CPUs has room for {places}{waiting}: lower "
+                "training.workers or training.cpus_per_worker, or add nodes"
             )
+
+    def _grow(self, bundles: list[dict[str, float]], enough: Callable[[], bool]) -> float:
+        """Ask the autoscaler for room, wait for it, and return the seconds waited."""
+        from ray.autoscaler.sdk import request_resources
+
+        event("waiting_for_nodes", bundles=bundles[0], count=len(bundles), limit_s=self._settings.wait_for_nodes_s)
+        started = time.monotonic()
+        request_resources(bundles=bundles)
+        try:
+            while not enough() and time.monotonic() - started < self._settings.wait_for_nodes_s:
+                time.sleep(NODES_POLL_S)
+        finally:
+            request_resources(bundles=[])  # what is used stays, what idles may go
+        waited_s = time.monotonic() - started
+        event("waited_for_nodes", enough=enough(), cpus=self.cpus(), seconds=round(waited_s, 1))
+        return waited_s
+
+
+def _alive_nodes() -> list[dict[str, float]]:
+    """Resources of each node."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _places(worker: Mapping[str, float]) -> int:
+    """How many such workers all nodes have room for, were they free."""
+    return sum(
+        int(min(_ratio(node.get(resource, 0.0), needed) for resource, needed in worker.items()))
+        for node in _alive_nodes()
+    )
 
 
 @contextmanager

@@ -258,8 +258,10 @@ class WatchdogSettings(Section):
     )
     preprocess_deadline_s: float = Field(7_200.0, gt=0, description="Seconds preprocessing may take.")
     train_deadline_s: float = Field(43_200.0, gt=0, description="Seconds training may take, all candidates together.")
+    backtest_deadline_s: float = Field(43_200.0, gt=0, description="Seconds the backtest may take.")
     evaluate_deadline_s: float = Field(3_600.0, gt=0, description="Seconds evaluation may take.")
     promote_deadline_s: float = Field(900.0, gt=0, description="Seconds promotion may take.")
+    explain_deadline_s: float = Field(3_600.0, gt=0, description="Seconds explaining may take.")
     report_deadline_s: float = Field(900.0, gt=0, description="Seconds the report may take.")
 
 

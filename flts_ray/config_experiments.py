@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from flts_ray.config_base import Names, Section, as_tuple
 
@@ -52,7 +52,7 @@ class TuneSettings(Section):
         ("gru", "lstm"), min_length=1, description="Networks to choose from."
     )
     space: dict[str, SearchRange] = Field(
-        DEFAULT_SPACE, min_length=1, description="By setting (of windows.lookback, recurrent, training), what to try."
+        DEFAULT_SPACE, min_length=1, description="By setting (windows.lookback, recurrent.*, training.*), what to try."
     )
     start_from_settings: bool = Field(True, description="Try the settings as they are first, once a network.")
     grace_epochs: int = Field(2, ge=1, description="Epochs before a trial can be stopped for being worse.")
@@ -80,7 +80,7 @@ class ExplainSettings(Section):
     """What the models look at."""
 
     enabled: bool = Field(False, description="Explain the candidates in the report.")
-    windows: int = Field(512, ge=16, description="Test windows, evenly spread, that explanations are taken from.")
+    windows: int = Field(2048, ge=16, description="Test windows, evenly spread, that explanations are taken from.")
     repeats: int = Field(3, ge=1, description="Shuffles of each feature and lag.")
     steps: int = Field(32, ge=8, description="Points on the path of the integrated gradients.")
 
@@ -90,3 +90,10 @@ class TelemetrySettings(Section):
 
     otlp_endpoint: str = Field("", description="URL of an OpenTelemetry collector (OTLP over HTTP); empty: no traces.")
     trace_fraction: float = Field(1.0, gt=0, le=1, description="Share of the traces of requests that is kept.")
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is no address of OTLP over HTTP: write it like http://collector:4318")
+        return value

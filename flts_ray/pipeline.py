@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flts_ray import experiments
 from flts_ray.attempt import Attempt, OnBeat, Tracked, attempt, log_dataset
-from flts_ray.candidates import CandidateStore, FittedCandidate, candidate_id
+from flts_ray.candidates import TUNED, CandidateStore, FittedCandidate, candidate_id
 from flts_ray.champion import identifier_of, promote
 from flts_ray.config import Settings
 from flts_ray.config_layers import Resolved
@@ -17,14 +18,18 @@ from flts_ray.data.locks import hold
 from flts_ray.data.preprocess import preprocess
 from flts_ray.data.windows import test_origins
 from flts_ray.errors import BundleError, ConfigError, TooFewRowsError, TrackingError
+from flts_ray.evaluation.backtest_table import BacktestResult
+from flts_ray.evaluation.backtest_view import backtest_metrics
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.report import render_report
+from flts_ray.evaluation.report_sections import ReportSection
 from flts_ray.evaluation.report_view import forecast_png, loss_png, report_data
 from flts_ray.evaluation.stage import Evaluated, evaluate
 from flts_ray.redaction import masked
 from flts_ray.results import RunResult, TrainResult
 from flts_ray.run_record import RECORD_FILE, run_record
 from flts_ray.runs import RUN_FILE
+from flts_ray.telemetry import trails
 from flts_ray.telemetry.heartbeat import Beat
 from flts_ray.telemetry.logging import event
 from flts_ray.tracking.candidate_runs import CandidateRuns
@@ -44,11 +49,13 @@ class Plan:
         command: Its name, for whoever looks at the run.
         dataset_id: The dataset to start from; None: preprocess the sources.
         fit: Fit the candidates that are not fitted yet; if not, they must be.
+        sweep: Search settings first, and let the winner compete as ``tuned``.
     """
 
     command: str = "run"
     dataset_id: str | None = None
     fit: bool = True
+    sweep: bool = False
 
 
 def run_pipeline(resolved: Resolved, plan: Plan | None = None, *, on_beat: OnBeat = _nobody) -> RunResult:
@@ -86,6 +93,26 @@ def run_training(resolved: Resolved, dataset_id: str, *, on_beat: OnBeat = _nobo
         return _Run(trying, plan).training()
 
 
+def run_backtest(resolved: Resolved, dataset_id: str | None = None, *, on_beat: OnBeat = _nobody) -> BacktestResult:
+    """Only backtest the models on cuts of the train rows; nothing is promoted.
+
+    Args:
+        resolved: Settings and their origins.
+        dataset_id: The dataset; None: preprocess the sources.
+        on_beat: As in :func:`~flts_ray.attempt.attempt`.
+
+    Raises:
+        FltsError: With its own exit code.
+    """
+    with attempt(resolved, "backtest", dataset_id, on_beat) as trying:
+        with trying.stage("load" if dataset_id else "preprocess"):
+            dataset = _Run(trying, Plan(command="backtest", dataset_id=dataset_id)).dataset()
+        found = experiments.backtest(trying, dataset)
+        document = {"command": "backtest", "run_id": trying.run_id, **found.model_dump(mode="json")}
+        trying.keep(RUN_FILE, json.dumps(document, indent=1).encode())
+        return found
+
+
 class _Run:
     """The stages of one attempt."""
 
@@ -117,10 +144,16 @@ class _Run:
         with trying.stage("load" if self.plan.dataset_id else "preprocess"):
             dataset = self.dataset()
         identifier = identifier_of(dataset, self.settings)
-        with trying.tracked(dataset.claim, self.settings.candidates) as tracked:
+        names = (*self.settings.candidates, *((TUNED,) if self.plan.sweep else ()))
+        with trying.tracked(dataset.claim, names) as tracked:
             trained = self.train(dataset)
+            swept = experiments.sweep(trying, tracked, dataset, self.models) if self.plan.sweep else None
+            if swept is not None:
+                trained = swept.joined(trained)
             if trying.cluster.start_s:
                 trying.timings.seconds["ray_start"] = round(trying.cluster.start_s, 3)
+            asked = self.settings.backtest.enabled or self.settings.promotion.require_backtest
+            tested = experiments.backtest(trying, dataset, swept) if asked else None
             with trying.stage("evaluate"):
                 evaluated = evaluate(dataset, trained.fitted, trained.failures, self.settings)
                 board = evaluated.leaderboard.to_json()
@@ -128,12 +161,16 @@ class _Run:
             with trying.stage("track"):
                 tracked.candidates.check()
                 _log_fits(tracked.candidates, trained, dataset)
-                _log_scores(tracked.candidates, trained, evaluated, dataset)
+                _log_scores(tracked.candidates, trained, evaluated, dataset, tested)
             with trying.stage("promote"):
-                verdict = self.promote(identifier, tracked, dataset, evaluated, trained)
+                verdict = self.promote(identifier, tracked, dataset, evaluated, trained, tested)
                 trying.keep("verdict.json", verdict.model_dump_json(indent=2).encode())
+            explained = None
+            if self.settings.explain.enabled:
+                explained = experiments.explanations(trying, tracked, dataset, trained.fitted, evaluated)
             with trying.stage("report"):
-                html = self.report(identifier, dataset, trained, evaluated, verdict)
+                more = experiments.sections(swept, tested, explained)
+                html = self.report(identifier, dataset, trained, evaluated, verdict, more)
                 trying.keep("report.html", html.encode())
                 tracked.parent.log_text("report.html", html)
                 tracked.parent.log_json("leaderboard.json", json.loads(board))
@@ -176,6 +213,8 @@ class _Run:
                 f"there is no dataset {dataset_id} in {masked(self.store.uri)}: "
                 + (f"known are {', '.join(known[-5:])}" if known else "make one with `flts preprocess`")
             )
+        else:
+            trails.follow(self.store, dataset_id)
         dataset = load_dataset(self.store, dataset_id)
         _check_test_rows(dataset, self.settings)
         return dataset
@@ -196,7 +235,13 @@ class _Run:
             )
 
     def promote(
-        self, identifier: str, tracked: Tracked, dataset: Dataset, evaluated: Evaluated, trained: Trained
+        self,
+        identifier: str,
+        tracked: Tracked,
+        dataset: Dataset,
+        evaluated: Evaluated,
+        trained: Trained,
+        tested: BacktestResult | None,
     ) -> Verdict:
         """Decide, and move the alias; one run at a time."""
         tracker, settings = tracked.tracker, self.settings
@@ -222,10 +267,17 @@ class _Run:
                 registry=ModelRegistry(tracker.gateway, identifier),
                 run_ids={kind: tracker.resolve(tracked.candidates[kind].run_key) for kind in trained.fitted},
                 before_move=held.check,
+                backtest=tested,
             )
 
     def report(
-        self, identifier: str, dataset: Dataset, trained: Trained, evaluated: Evaluated, verdict: Verdict
+        self,
+        identifier: str,
+        dataset: Dataset,
+        trained: Trained,
+        evaluated: Evaluated,
+        verdict: Verdict,
+        sections: tuple[ReportSection, ...],
     ) -> str:
         """The report, as HTML."""
         data = report_data(
@@ -237,6 +289,7 @@ class _Run:
             evaluated=evaluated,
             verdict=verdict,
             timings=self.trying.timings.seconds,
+            sections=sections,
         )
         return render_report(data)
 
@@ -288,11 +341,15 @@ def _log_fits(runs: CandidateRuns, trained: Trained, dataset: Dataset) -> None:
             run.log_bytes("loss_curve.png", loss_png(kind, candidate.summary.history))
 
 
-def _log_scores(runs: CandidateRuns, trained: Trained, evaluated: Evaluated, dataset: Dataset) -> None:
+def _log_scores(
+    runs: CandidateRuns, trained: Trained, evaluated: Evaluated, dataset: Dataset, tested: BacktestResult | None
+) -> None:
     for kind in trained.fitted:
         row = evaluated.leaderboard.overall(kind)
         if row is not None:
             runs[kind].log_metrics(_numbers(row.model_dump()))
+        if tested is not None:
+            runs[kind].log_metrics(backtest_metrics(tested, kind))
         if evaluated.entries[kind].backtests:
             runs[kind].log_bytes("forecast.png", forecast_png(evaluated.entries[kind], dataset))
 

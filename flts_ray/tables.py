@@ -13,10 +13,12 @@ from rich.text import Text
 from flts_ray.config_layers import Resolved
 from flts_ray.data.claims import Claim
 from flts_ray.doctor.findings import Finding
+from flts_ray.evaluation.stations_view import shown_in_terminal
 from flts_ray.results import RunResult, TrainResult
 
 if TYPE_CHECKING:
     from flts_ray.drift.report import DriftReport
+    from flts_ray.evaluation.backtest_table import BacktestResult
     from flts_ray.inference.batch import BatchResult
 
 PIPE_WIDTH = 140
@@ -52,17 +54,31 @@ def print_fits(result: TrainResult) -> None:
     _console().print(table)
 
 
+def print_backtest(result: BacktestResult) -> None:
+    """The end of ``flts backtest``: models by window, and what is missing."""
+    from flts_ray.evaluation.backtest_view import backtest_notes, terminal_tables
+
+    console = _console()
+    for table in terminal_tables(result):
+        console.print(table)
+    for note in backtest_notes(result):
+        console.print(note, highlight=False)
+
+
 def print_document(document: dict[str, Any]) -> None:
     """A run's leaderboard, verdict and report, from its document."""
     console = _console()
     rows = document["leaderboard"]
     several = len({row["series"] for row in rows} - {"*"}) > 1
-    for series, target in dict.fromkeys((row["series"], row["target"]) for row in rows):
+    shown, left_out = shown_in_terminal(rows)
+    for series, target in dict.fromkeys((row["series"], row["target"]) for row in rows if row["series"] in shown):
         if series == "*" and not several and len({row["series"] for row in rows}) > 1:
             continue
         part = [row for row in rows if (row["series"], row["target"]) == (series, target)]
         title = "all stations" if series == "*" else series
         console.print(_leaderboard(f"{title}: {target}, {part[0]['n']:,} forecasts", part))
+    if left_out:
+        console.print(f"{left_out} more stations, on which candidates gain more: see the report", markup=False)
     verdict = document["verdict"]
     console.print()
     console.print(f"Verdict: {verdict['state'].replace('_', ' ')}", style="bold", markup=False)

@@ -1,1 +1,1 @@
-"""What a Ray cluster runs: one module a job, and `flts submit`, which sends them."""
+"""What a Ray cluster runs: one module a job, and ``flts submit``, which sends them."""

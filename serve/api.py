@@ -26,6 +26,7 @@ from serve.openapi import Reference
 from serve.problems import Refusal, problem_response, refusal_for
 from serve.service import Service
 from serve.status import StatusHandlers
+from serve.tracing import RequestTraces
 
 SENT_ACROSS = ("Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Seconds", "traceparent")
 SEEN_ACROSS = ("X-Request-ID", "X-Model-Version", "Retry-After")
@@ -37,6 +38,7 @@ def create_app(
     token: str = "",
     pages: APIRouter | None = None,
     write_log: Callable[[str], None] = to_stderr,
+    traces: RequestTraces | None = None,
 ) -> FastAPI:
     """The application of a replica.
 
@@ -45,6 +47,7 @@ def create_app(
         token: Bearer token that all but the probes must show; empty: none.
         pages: More routes, such as those of the page; they may raise :class:`serve.problems.Refusal`.
         write_log: Takes the lines of the access log, in a thread.
+        traces: Makes spans of requests; None: there are none.
     """
     settings = service.settings.serve
     access_log = AccessLog(write_log)
@@ -58,6 +61,7 @@ def create_app(
         access_log=access_log,
         deadline_s=settings.deadline_s,
         token=token,
+        traces=traces,
     )
     app = FastAPI(
         docs_url=None,

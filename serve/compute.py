@@ -13,6 +13,7 @@ from ray import serve
 from flts_ray.errors import BusyError, DeadlineError, FltsError
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.queries import Forecast, Query
+from flts_ray.telemetry import tracing
 from flts_ray.telemetry.logging import LOGGER
 from serve.admission import Admission
 from serve.service import Instruments
@@ -22,12 +23,13 @@ Outcome = Forecast | FltsError
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One query waiting for its turn; times are those of ``time.monotonic``."""
+    """One query waiting for its turn; times are those of ``time.monotonic``, the span is that of its request."""
 
     engine: Engine
     query: Query
     arrived: float
     deadline: float
+    span: tracing.Open | None = None
 
 
 class Lanes:
@@ -55,8 +57,8 @@ class Lanes:
         Raises:
             DeadlineError: If ``deadline_s`` seconds pass first.
         """
-        now = time.monotonic()
-        tasks = [Task(engine, query, now, now + deadline_s) for query in queries]
+        now, span = time.monotonic(), tracing.here()
+        tasks = [Task(engine, query, now, now + deadline_s, span) for query in queries]
         self._waiting += len(tasks)
         self._instruments.queue(self._waiting)
         try:
@@ -81,18 +83,19 @@ class Lanes:
             return BusyError(f"{self._in_long} long forecasts wait already: ask again later or for fewer steps")
         self._in_long += 1
         try:
-            return (await asyncio.get_running_loop().run_in_executor(self._long, _compute, [task]))[0]
+            with tracing.span("compute.long"):
+                return (await asyncio.get_running_loop().run_in_executor(self._long, _compute, [task]))[0]
         finally:
             self._in_long -= 1
 
     async def _compute_together(self, tasks: list[Task]) -> list[Outcome]:
         started = time.monotonic()
         outcomes = await asyncio.get_running_loop().run_in_executor(self._fast, self._compute_batch, tasks)
+        ended = time.monotonic()
         self._instruments.batch(
-            size=len(tasks),
-            waited_s=started - min(task.arrived for task in tasks),
-            compute_s=time.monotonic() - started,
+            size=len(tasks), waited_s=started - min(task.arrived for task in tasks), compute_s=ended - started
         )
+        _trace(tasks, started, ended)
         return outcomes
 
     def _compute_batch(self, tasks: Sequence[Task]) -> list[Outcome]:
@@ -100,6 +103,14 @@ class Lanes:
         outcomes = _compute(tasks)
         self._admission.computed(queries=len(tasks), cpu_s=time.thread_time() - started)
         return outcomes
+
+
+def _trace(tasks: Sequence[Task], started: float, ended: float) -> None:
+    """Tell the span of each request in a batch how long it waited, and with how many others it was computed."""
+    asked = {id(span): (span, task.arrived) for task in tasks if (span := task.span) is not None}
+    for span, arrived in asked.values():
+        tracing.past(span, "wait", arrived, started)
+        tracing.past(span, "compute", started, ended, **{"flts.batch.size": len(tasks)})
 
 
 def _compute(tasks: Sequence[Task]) -> list[Outcome]:

@@ -6,9 +6,12 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from serve.service import LoadedModel
 
 KEY = "flts.exchange"
 MAX_ID_CHARS = 128
@@ -33,12 +36,15 @@ class Exchange:
         outcome: How the request is counted; empty: as its status says.
         series: Histories in the request.
         model_version: Version that answered; empty if none did.
+        made_by: Traceparent of the run that made that version; empty if it is not known.
+        trace_id: Of the request, as it came or as it was begun here; empty without one.
     """
 
     __slots__ = (
         "bytes_sent",
         "deadline_s",
         "headers",
+        "made_by",
         "model_version",
         "outcome",
         "path",
@@ -48,6 +54,7 @@ class Exchange:
         "stamped",
         "started",
         "status",
+        "trace_id",
     )
 
     def __init__(self, scope: Scope, deadline_s: float) -> None:
@@ -61,7 +68,9 @@ class Exchange:
         self.request_id = given.decode("latin-1")[:MAX_ID_CHARS] or os.urandom(16).hex()
         self.deadline_s = deadline_s
         self.status = self.bytes_sent = self.series = 0
-        self.outcome = self.model_version = ""
+        self.outcome = self.model_version = self.made_by = ""
+        trace = _TRACE_PARENT.fullmatch(self.headers.get(b"traceparent", b""))
+        self.trace_id = trace.group(1).decode() if trace else ""
         scope[KEY] = self
 
     @property
@@ -79,6 +88,11 @@ class Exchange:
         """Template of the path, so that there are few of them."""
         return str(getattr(self.scope.get("route"), "path", "")) or "unmatched"
 
+    def answered_by(self, model: LoadedModel) -> None:
+        """Take down which model answered."""
+        self.model_version = model.version
+        self.made_by = model.details.get("tags", {}).get("traceparent", "")
+
     @property
     def counted_as(self) -> str:
         """The outcome, as :meth:`serve.service.Instruments.request` names it."""
@@ -90,7 +104,6 @@ class Exchange:
 
     def fields(self) -> dict[str, Any]:
         """What the access log says of it."""
-        trace = _TRACE_PARENT.fullmatch(self.headers.get(b"traceparent", b""))
         return {
             "method": self.scope["method"],
             "route": self.route,
@@ -98,7 +111,7 @@ class Exchange:
             "outcome": self.counted_as,
             "seconds": round(self.elapsed_s, 6),
             "request_id": self.request_id,
-            "trace_id": trace.group(1).decode() if trace else "",
+            "trace_id": self.trace_id,
             "series": self.series,
             "model_version": self.model_version,
             "bytes": self.bytes_sent,

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flts_ray.inference.queries import Forecast
+from flts_ray.telemetry import tracing
 from serve.answers import answer_json, error_entry, forecast_entry
 from serve.bodies import OffLoop, announced_bytes, read_body
 from serve.exchange import Exchange, exchange_of
@@ -45,15 +46,17 @@ class ForecastHandler:
 
     async def _answer(self, request: Request, model: LoadedModel, exchange: Exchange) -> Response:
         body = await read_body(request, self._settings.max_body_bytes)
-        entries = await self._off_loop(len(body), lambda: self._read(body, model))
+        with tracing.span("read"):
+            entries = await self._off_loop(len(body), lambda: self._read(body, model))
         exchange.series = len(entries)
         results = await self._results(model, entries, exchange)
         forecasts = [result for result in results if isinstance(result, Forecast)]
         if not forecasts:
             raise combined([result for result in results if isinstance(result, Refusal)])
         length = STEP_BYTES * sum(len(forecast.time) for forecast in forecasts)
-        content = await self._off_loop(length, lambda: _written(model, entries, results))
-        exchange.model_version = model.version
+        with tracing.span("write"):
+            content = await self._off_loop(length, lambda: _written(model, entries, results))
+        exchange.answered_by(model)
         return Response(content, media_type="application/json")
 
     def _read(self, body: bytes, model: LoadedModel) -> list[Question | Unreadable]:

@@ -1,43 +1,21 @@
 """Figures of a replica, exported by Ray to Prometheus.
 
-One observation costs 2 to 5 µs, since Ray adds it up in C++ and sends the sums from a thread of its own: nothing is
-gathered here.
+One observation costs 2 to 5 µs, since Ray adds it up in C++ and sends the sums from a thread of its own. Gauges are
+told again and again, because Ray drops one that has not been set for 20 s.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import threading
+import time
+
+from flts_ray.telemetry.figures import Figure, instrument, ray_is_up
+from flts_ray.telemetry.readings import Readings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LAGS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One metric.
-
-    Attributes:
-        name: As it is made; Ray exports it as ``ray_<name>``.
-        kind: What Prometheus calls it.
-        meaning: A sentence.
-        tags: Labels, besides ``replica``.
-        buckets: Upper bounds, for a histogram.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    meaning: str
-    tags: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def exported(self) -> tuple[str, ...]:
-        """Names of its time series in Prometheus."""
-        suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-        return tuple(f"ray_{self.name}{suffix}" for suffix in suffixes[self.kind])
-
+REPEAT_S = 2.0
 
 REQUESTS = Figure(
     name="flts_requests", kind="counter", tags=("route", "outcome"), meaning="Requests, by how they ended."
@@ -130,15 +108,14 @@ class RayInstruments:
     """
 
     def __init__(self, replica: str = "") -> None:
-        made = {figure: _made(figure, replica) for figure in FIGURES}
+        made = {figure: instrument(figure, replica=replica) for figure in FIGURES if figure.kind != "gauge"}
         self._requests, self._request_seconds = made[REQUESTS], made[REQUEST_SECONDS]
-        self._queue_wait, self._queue_depth = made[QUEUE_WAIT_SECONDS], made[QUEUE_DEPTH]
+        self._queue_wait = made[QUEUE_WAIT_SECONDS]
         self._batch_size, self._batch_compute = made[BATCH_SIZE], made[BATCH_COMPUTE_SECONDS]
-        self._version, self._skew = made[MODEL_VERSION], made[MODEL_SKEW]
         self._swaps, self._swap_lag = made[SWAPS], made[SWAP_LAG_SECONDS]
-        self._lost, self._psi = made[PREDICTIONS_LOST], made[DRIFT_PSI]
-        self._bias, self._spread = made[RESIDUAL_BIAS_STD], made[RESIDUAL_SPREAD_RATIO]
-        self._coverage = made[INTERVAL_COVERAGE]
+        self._lost = made[PREDICTIONS_LOST]
+        self._gauges = Readings(replica=replica)
+        threading.Thread(target=self._repeat, name="gauges", daemon=True).start()
 
     def request(self, *, route: str, outcome: str, seconds: float) -> None:
         """See ``serve.service.Instruments``."""
@@ -153,13 +130,13 @@ class RayInstruments:
 
     def queue(self, depth: int) -> None:
         """See ``serve.service.Instruments``."""
-        self._queue_depth.set(depth)
+        self._gauges.set(QUEUE_DEPTH, depth)
 
     def model(self, *, wanted: str, loaded: str) -> None:
         """See ``serve.service.Instruments``."""
         for state, version in (("wanted", wanted), ("loaded", loaded)):
-            self._version.set(float(version or 0), {"state": state})
-        self._skew.set(float(wanted != loaded))
+            self._gauges.set(MODEL_VERSION, float(version or 0), state=state)
+        self._gauges.set(MODEL_SKEW, wanted != loaded)
 
     def swap(self, *, outcome: str, lag_s: float) -> None:
         """See ``serve.service.Instruments``."""
@@ -174,16 +151,22 @@ class RayInstruments:
 
     def drift(self, *, series: str, column: str, psi: float) -> None:
         """See ``serve.service.Instruments``."""
-        self._psi.set(psi, {"series": series, "column": column})
+        self._gauges.set(DRIFT_PSI, psi, series=series, column=column)
 
     def residuals(
         self, *, series: str, target: str, step: int, bias_std: float, spread_ratio: float, coverage: float
     ) -> None:
         """See ``serve.service.Instruments``."""
         tags = {"series": series, "target": target, "step": str(step)}
-        self._bias.set(bias_std, tags)
-        self._spread.set(spread_ratio, tags)
-        self._coverage.set(coverage, tags)
+        self._gauges.set(RESIDUAL_BIAS_STD, bias_std, **tags)
+        self._gauges.set(RESIDUAL_SPREAD_RATIO, spread_ratio, **tags)
+        self._gauges.set(INTERVAL_COVERAGE, coverage, **tags)
+
+    def _repeat(self) -> None:
+        while True:
+            if ray_is_up():
+                self._gauges.push()
+            time.sleep(REPEAT_S)
 
 
 class NullInstruments:
@@ -214,15 +197,3 @@ class NullInstruments:
         self, *, series: str, target: str, step: int, bias_std: float, spread_ratio: float, coverage: float
     ) -> None:
         """Ignore it."""
-
-
-def _made(figure: Figure, replica: str) -> Any:
-    from ray.util import metrics
-
-    tags = (*figure.tags, "replica")
-    if figure.kind == "histogram":
-        made: Any = metrics.Histogram(figure.name, figure.meaning, list(figure.buckets), tags)
-    else:
-        kind = metrics.Counter if figure.kind == "counter" else metrics.Gauge
-        made = kind(figure.name, figure.meaning, tags)
-    return made.set_default_tags({"replica": replica})

@@ -77,7 +77,7 @@ class LegacyHandler:
             raise result
         steps = STEP_BYTES * len(result.time)
         content = await self._off_loop(steps, lambda: _written(model, result, question.offset_s, exchange.request_id))
-        exchange.model_version = model.version
+        exchange.answered_by(model)
         return Response(content, media_type="application/json")
 
     def _read(self, body: bytes, length: str | None, engine: Engine) -> Question:

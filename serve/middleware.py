@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flts_ray.errors import Problem
 from flts_ray.telemetry.logging import LOGGER
-from serve.access_log import AccessLog
+from serve.access_log import SILENT, AccessLog
 from serve.exchange import Exchange
 from serve.problems import Refusal, broken, invalid, problem_response
 from serve.service import Instruments
+from serve.tracing import RequestTraces
 
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
 CLIENT_SHARE = 0.9
@@ -43,13 +44,21 @@ class FrontDesk:
         access_log: Likewise.
         deadline_s: Seconds a request may take; a client can ask for less.
         token: Bearer token that every path but the probes' needs; empty: none.
+        traces: Makes a span of every request but the probes'; None: there are no traces.
     """
 
     def __init__(
-        self, app: ASGIApp, *, instruments: Instruments, access_log: AccessLog, deadline_s: float, token: str = ""
+        self,
+        app: ASGIApp,
+        *,
+        instruments: Instruments,
+        access_log: AccessLog,
+        deadline_s: float,
+        token: str = "",
+        traces: RequestTraces | None = None,
     ) -> None:
         self._app, self._instruments, self._access_log = app, instruments, access_log
-        self._deadline_s, self._token = deadline_s, token.encode()
+        self._deadline_s, self._token, self._traces = deadline_s, token.encode(), traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection; what is not HTTP passes untouched."""
@@ -57,7 +66,13 @@ class FrontDesk:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, self._deadline_s)
+        if self._traces is None or exchange.path in SILENT:
+            await self._answer(exchange, receive, send)
+            return
+        with self._traces.request(exchange):
+            await self._answer(exchange, receive, send)
 
+    async def _answer(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
@@ -69,7 +84,7 @@ class FrontDesk:
         try:
             refusal = await self._run(exchange, receive, noted)
             if refusal is not None:
-                await problem_response(Request(scope), refusal)(scope, receive, noted)
+                await problem_response(Request(exchange.scope), refusal)(exchange.scope, receive, noted)
         except asyncio.CancelledError:  # what Ray Serve does to the requests of clients that are gone
             exchange.outcome = "disconnected"
             raise

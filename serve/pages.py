@@ -124,7 +124,7 @@ def _told(request: Request, service: Service, tell: Callable[[LoadedModel], Base
         raise invalid(error.problems) from error
     except FltsError as error:
         raise _unavailable(error, service.settings.serve.retry_after_s) from error
-    exchange_of(request.scope).model_version = model.version
+    exchange_of(request.scope).answered_by(model)
     return Response(document.model_dump_json(), media_type="application/json")
 
 

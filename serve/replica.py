@@ -29,6 +29,7 @@ from serve.instruments import RayInstruments
 from serve.lifecycle import ChampionWatcher
 from serve.pages import router
 from serve.service import LoadedModel
+from serve.tracing import request_traces
 
 DRIFT_REFRESH_S = 15.0
 SWITCH_INTERVAL_S = 0.002
@@ -91,6 +92,7 @@ class Replica:
             self.settings, identifier=identifier, replica=self.replica, instruments=self.instruments
         )
         self.admission = Admission(self.settings.serve.max_ongoing_requests)
+        self._traces = request_traces(self.settings.telemetry)
         self._lanes = Lanes(
             self.instruments,
             self.admission,
@@ -114,7 +116,7 @@ class Replica:
         self.models.start()
 
     def __serve_build_asgi_app__(self) -> Any:  # Ray Serve asks for it by this name, after the constructor
-        return create_app(self, token=read_token(), pages=router(self), write_log=_write_log)
+        return create_app(self, token=read_token(), pages=router(self), write_log=_write_log, traces=self._traces)
 
     async def forecast(
         self, model: LoadedModel, queries: Sequence[Query], *, deadline_s: float
@@ -187,5 +189,7 @@ class Replica:
     def _close(self) -> None:
         self.models.stop()
         self._lanes.close()
+        if self._traces is not None:
+            self._traces.close()
         if self._log is not None:
             self._log.close(timeout_s=self.settings.serve.shutdown_s / 2)

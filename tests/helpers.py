@@ -47,12 +47,22 @@ def write_csv(path: Path, values: np.ndarray, *, first: int = 0, step_s: int = 6
 
 
 def write_stations(
-    folder: Path, names: tuple[str, ...], *, train: int = 600, test: int = 200, gap: int = 0
+    folder: Path,
+    names: tuple[str, ...],
+    *,
+    train: int = 600,
+    test: int = 200,
+    gap: int = 0,
+    late: Mapping[str, int] | None = None,
 ) -> tuple[str, str]:
-    """A folder of train files and one of test files, a pair a station, with a gap in steps between the two."""
+    """A folder of train files and one of test files, a pair a station, with a gap in steps between the two.
+
+    Stations in ``late`` were set up so many rows before the end of the train rows.
+    """
     for i, name in enumerate(names):
         values = station_values(train + test, seed=i)
-        write_csv(folder / "train" / f"{name}.csv", values[:train])
+        first = train - (late or {}).get(name, train)
+        write_csv(folder / "train" / f"{name}.csv", values[first:train], first=first)
         write_csv(folder / "test" / f"{name}.csv", values[train:], first=train + gap)
     return str(folder / "train"), str(folder / "test")
 

@@ -31,6 +31,7 @@ def name_with(kind: str = "gru", dataset_id: str = DATASET, **sections: Any) -> 
         ("gru", {"windows": {"lookback": 12}}),
         ("gru", {"windows": {"horizon": 2}}),
         ("gru", {"recurrent": {"hidden_size": 65}}),
+        ("gru", {"recurrent": {"series_embedding": 4}}),
         ("gru", {"training": {"epochs": 9}}),
         ("gru", {"evaluation": {"coverage": 0.8}}),
         ("prophet", {"prophet": {"seasonality_mode": "multiplicative"}}),

@@ -10,13 +10,15 @@ from typing import Any, cast
 
 import pytest
 
-from flts_ray.candidates import FittedCandidate
-from flts_ray.champion import identifier_of, promote
+from flts_ray.candidates import FitSummary, FittedCandidate
+from flts_ray.champion import identifier_of, identifiers_of, promote, promote_each
 from flts_ray.config import Settings
-from flts_ray.errors import BundleError, FltsError, TrackingError
+from flts_ray.errors import BundleError, ConfigError, FltsError, TrackingError
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.stage import evaluate
+from flts_ray.models.baselines import Persistence
 from flts_ray.tracking.registry import ChampionRef, ModelRegistry
+from flts_ray.training.stage import bundle_of
 from tests.stages import Bench, make_bench
 
 pytestmark = pytest.mark.unit
@@ -196,3 +198,109 @@ def test_the_registered_name_is_the_one_set_else_the_station_else_stations(bench
     assert identifier_of(bench.dataset, Settings(identifier="north")) == "north"
     both = replace(bench.dataset, frames=bench.dataset.frames * 2)
     assert identifier_of(both, bench.settings) == "stations"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("pair"), ("alpha", "beta"), candidates=("gru", "prophet"))
+
+
+@pytest.fixture(scope="module")
+def pair_fits(pair: Bench) -> dict[str, FittedCandidate]:
+    """A network that knows both stations, and one that stands in for a Prophet that lacks one."""
+    whole = pair.fit(settings=pair.with_settings(training={"epochs": 40}))
+    name = "prophet-000000000000"
+    bundle = bundle_of(OnlyAlpha.fit(pair.settings), name, pair.dataset, pair.settings)
+    summary = FitSummary(kind="prophet", candidate_id=name, fit_s=1.0, failures={"beta": "too few rows"})
+    return {"gru": whole, "prophet": pair.candidates.save(bundle, summary)}
+
+
+class OnlyAlpha(Persistence):
+    """Knows one station only."""
+
+    def knows(self, series: str) -> bool:
+        return series == "alpha"
+
+
+def decide_each(pair: Bench, fits: dict[str, FittedCandidate], shelves: dict[str, Shelf], **changes: Any) -> Verdict:
+    settings = pair.with_settings(promotion={"scope": "series"}, **changes)
+    evaluated = evaluate(pair.dataset, fits, {}, settings)
+
+    def registry(name: str) -> ModelRegistry:
+        folders = {fitted.summary.candidate_id: fitted.folder for fitted in fits.values()}
+        return cast(ModelRegistry, shelves.setdefault(name, Shelf(folders)))
+
+    run_ids = dict.fromkeys(fits, "run")
+    return promote_each(pair.dataset, evaluated, fits, {}, settings, registry=registry, run_ids=run_ids, guard=Free)
+
+
+class Free:
+    """A lock that nobody else wants."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> Free:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
+def test_each_station_gets_a_champion_of_its_own_under_its_own_name(
+    pair: Bench, pair_fits: dict[str, FittedCandidate]
+) -> None:
+    shelves: dict[str, Shelf] = {}
+    verdict = decide_each(pair, pair_fits, shelves)
+    assert set(shelves) == {"alpha", "beta"}
+    assert {series: (found.state, found.champion) for series, found in verdict.series.items()} == {
+        "alpha": ("promoted", "gru"),
+        "beta": ("promoted", "gru"),
+    }
+    assert (verdict.state, verdict.exit_code, verdict.champion) == ("promoted", 0, "gru")
+    reasons = " ".join(verdict.series["beta"].reasons)
+    assert "prophet is left out: it has no result of beta: too few rows." in reasons
+    assert "left out" not in " ".join(verdict.series["alpha"].reasons)
+    assert [shelf.promoted for shelf in shelves.values()] == [["1"], ["1"]]
+    again = decide_each(pair, pair_fits, shelves)
+    assert (again.state, [found.state for found in again.series.values()]) == ("kept", ["kept", "kept"])
+    named: dict[str, Shelf] = {}
+    assert decide_each(pair, pair_fits, named, identifier="north").series["beta"].identifier == "north-beta"
+    assert set(named) == {"north-alpha", "north-beta"}
+
+
+def test_with_one_champion_for_all_a_candidate_that_lacks_a_station_is_left_out(
+    pair: Bench, pair_fits: dict[str, FittedCandidate], shelf: Shelf
+) -> None:
+    evaluated = evaluate(pair.dataset, pair_fits, {}, pair.settings)
+    board = evaluated.leaderboard
+    own, missing, pooled = (board.row("prophet", series=name, target="down") for name in ("alpha", "beta", "*"))
+    assert own is not None
+    assert own.composite is not None
+    assert missing is not None
+    assert (missing.n, missing.note) == (0, "too few rows")
+    assert pooled is not None
+    assert (pooled.n, pooled.composite) == (0, None)
+    assert pooled.note.endswith(
+        "1 of 2 series, so its score would not be of the same rows as the others'; the first, beta: too few rows"
+    )
+    registry = cast(ModelRegistry, shelf)
+    verdict = promote(
+        pair.dataset, evaluated, pair_fits, {}, pair.settings, registry=registry, run_ids=dict.fromkeys(pair_fits, "r")
+    )
+    assert (verdict.state, verdict.champion) == ("promoted", "gru")
+    assert "prophet is left out: it has no result for 1 of 2 series" in verdict.reasons[0]
+    alone = {"prophet": pair_fits["prophet"]}
+    only = pair.with_settings(candidates=("prophet",))
+    empty = cast(ModelRegistry, Shelf())
+    lonely = promote(pair.dataset, evaluate(pair.dataset, alone, {}, only), alone, {}, only, registry=empty, run_ids={})
+    assert (lonely.state, lonely.exit_code) == ("missing_candidate", 32)
+
+
+def test_a_station_whose_name_cannot_name_a_model_is_refused(pair: Bench) -> None:
+    strange = replace(pair.dataset, frames=(replace(pair.dataset.frames[0], series="a/b"),))
+    with pytest.raises(ConfigError, match="a/b"):
+        identifiers_of(strange, pair.settings)

@@ -21,13 +21,20 @@ RAY_MODULES = {
     "flts_ray.training.relay",
     "flts_ray.training.trainer",
     "flts_ray.training.worker",
+    "flts_ray.training.backtest_tasks",
     "flts_ray.training.prophet_tasks",
+    "flts_ray.training.series_tasks",
+    "flts_ray.training.refit",
+    "flts_ray.training.sweep",
+    "flts_ray.training.sweep_desk",
+    "flts_ray.training.sweep_worker",
     "flts_ray.data.items",
     "flts_ray.inference.batch_actors",
+    "flts_ray.telemetry.figures",
 }
 SERVICE = {path.stem: path for path in sorted((ROOT / "serve").glob("*.py"))}
-SERVICE_RAY_MODULES = {"address", "app", "compute", "instruments", "profiles", "replica", "running"}
-HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas")
+SERVICE_RAY_MODULES = {"address", "app", "compute", "profiles", "replica", "running"}
+HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas", "captum", "optuna", "opentelemetry")
 MAX_LINES = 400
 
 

@@ -28,6 +28,13 @@ def dataset_of(items: Sequence[BaseModel]) -> Any:
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
+def this_node() -> str:
+    """Ray's name of the node that this process, one of Ray's, runs on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def rows_of(dataset: Any, work: str) -> Iterator[dict[str, Any]]:
     """The rows of a Ray dataset, as they are computed.
 

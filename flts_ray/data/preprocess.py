@@ -28,7 +28,7 @@ from flts_ray.data.claims import (
     verify_files,
     write_claim,
 )
-from flts_ray.data.items import dataset_of, rows_of
+from flts_ray.data.items import dataset_of, rows_of, this_node
 from flts_ray.data.leftovers import lock_of, staging_of, sweep
 from flts_ray.data.locks import Held, hold
 from flts_ray.data.plan import Plan, check_same_stations, make_plan
@@ -52,7 +52,9 @@ from flts_ray.errors import (
     StorageError,
     error_named,
 )
-from flts_ray.telemetry.logging import event
+from flts_ray.telemetry import tracing, trails
+from flts_ray.telemetry.logging import bind, event
+from flts_ray.telemetry.origin import joined, origin
 
 _Item = TypeVar("_Item", bound=BaseModel)
 _Outcome = TypeVar("_Outcome", bound=BaseModel)
@@ -101,6 +103,8 @@ def preprocess(
     start = time.monotonic()
     plan = make_plan(settings)
     dataset_id = plan.dataset_id
+    bind(dataset=dataset_id)
+    tracing.annotate(dataset_id=dataset_id)
     event(
         "preprocess_started", dataset_id=dataset_id, files=len(plan.sources), bytes=sum(s.bytes for s in plan.sources)
     )
@@ -130,6 +134,7 @@ def preprocess(
     for record in known.series:
         check_enough_rows(record.series, record.train.rows, settings.windows)
     seconds = time.monotonic() - start
+    trails.follow(store, dataset_id)
     event("preprocess_skipped", dataset_id=dataset_id, rows=known.rows("train") + known.rows("test"), seconds=seconds)
     return PreprocessResult(claim=known, reused=True, seconds=seconds)
 
@@ -167,6 +172,7 @@ def _make(
         _clean_up(store, staging)
         raise
     _clean_up(store, staging)
+    trails.leave(store, dataset_id)
     seconds = time.monotonic() - start
     event(
         "preprocess_done",
@@ -251,13 +257,15 @@ def _run(
     """
     import pyarrow as pa
 
-    item_type, shared = type(items[0]), job.model_dump_json()
+    item_type, shared, sender = type(items[0]), job.model_dump_json(), origin()
 
     def task(batch: pa.Table) -> pa.Table:
         common = Job.model_validate_json(shared)
-        answers = [
-            _guarded(function, item_type.model_validate_json(text), common) for text in batch.column("item").to_pylist()
-        ]
+        with joined(sender, f"preprocess.{function.__name__}", node_id=this_node()):
+            answers = [
+                _guarded(function, item_type.model_validate_json(text), common)
+                for text in batch.column("item").to_pylist()
+            ]
         return pa.table({"answer": pa.array(answers, pa.string())})
 
     dataset = dataset_of(items).map_batches(task, batch_size=1, batch_format="pyarrow", num_cpus=1)
@@ -269,9 +277,11 @@ def _run(
 
 
 def _guarded(function: Callable[[Any, Job], BaseModel], item: BaseModel, job: Job) -> str:
+    tracing.annotate(series=getattr(item, "series", None))
     try:
         return json.dumps({"outcome": function(item, job).model_dump(mode="json")})
     except FltsError as error:
+        tracing.note("refused", error=error.name, reason=str(error))
         return json.dumps({"error": error.name, "message": str(error)})
 
 
@@ -350,8 +360,8 @@ def _common_step(records: list[SeriesRecord]) -> float:
 
 def _identifier(records: list[SeriesRecord]) -> str:
     names = sorted(record.series for record in records)
-    joined = "+".join(names)
-    return joined if len(joined) <= 60 else f"{names[0][:40]}+{len(names) - 1}"
+    text = "+".join(names)
+    return text if len(text) <= 60 else f"{names[0][:40]}+{len(names) - 1}"
 
 
 def _unit(name: str, settings: Settings) -> str:

@@ -21,6 +21,7 @@ from flts_ray.data.retries import OutageError, answer_of, is_failure, persistent
 from flts_ray.data.storage_backends import Backend, LocalBackend, S3Backend
 from flts_ray.errors import FltsError, SourceNotFoundError, StorageError
 from flts_ray.redaction import redacted
+from flts_ray.telemetry.figures import count_bytes
 from flts_ray.telemetry.logging import event
 
 SOURCE_SUFFIXES = (".csv", ".parquet", ".pq")
@@ -93,11 +94,14 @@ class Store:
 
     def read_bytes(self, path: str) -> bytes:
         """The whole content of one file."""
-        return self._tried("read", lambda backend, uri: backend.read(uri), self._file(path))
+        data = self._tried("read", lambda backend, uri: backend.read(uri), self._file(path))
+        count_bytes("read", self.uri, len(data))
+        return data
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write one file atomically: readers see the old content or the new, never a part."""
         self._tried("write", lambda backend, uri: backend.write(uri, data), self._file(path))
+        count_bytes("written", self.uri, len(data))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write one file atomically, unless it exists; of several writers at once exactly one succeeds.
@@ -113,7 +117,9 @@ class Store:
             # After a try whose answer was lost, what is there may be ours.
             return backend.create(uri, data) or (attempts > 1 and backend.read(uri) == data)
 
-        return self._tried("create", attempt, self._file(path))
+        created = self._tried("create", attempt, self._file(path))
+        count_bytes("written", self.uri, len(data) if created else 0)
+        return created
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at ``path``."""
@@ -189,7 +195,9 @@ def read_source(uri: str, settings: StorageSettings) -> bytes:
         StorageError: If its server was down for longer than ``settings.deadline_s``.
     """
     uri = absolute_uri(uri)
-    return _read_source(lambda: _backend(uri, settings).read(uri), uri, settings)
+    data = _read_source(lambda: _backend(uri, settings).read(uri), uri, settings)
+    count_bytes("read", uri, len(data))
+    return data
 
 
 def source_digest(uri: str, settings: StorageSettings) -> tuple[str, int]:
@@ -205,6 +213,7 @@ def source_digest(uri: str, settings: StorageSettings) -> tuple[str, int]:
         while block := _read_source(lambda: stream.read(SOURCE_BLOCK), uri, settings):
             digest.update(block)
             size += len(block)
+    count_bytes("read", uri, size)
     return digest.hexdigest(), size
 
 

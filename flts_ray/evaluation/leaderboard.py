@@ -87,15 +87,31 @@ class Leaderboard(Section):
         """Indented JSON without NaN."""
         return self.model_dump_json(indent=2)
 
+    @property
+    def overall_target(self) -> str:
+        """The target of rows that rank: all together where there are several."""
+        return self.protocol.targets[0] if len(self.protocol.targets) == 1 else ALL
+
     def overall(self, model: str) -> Row | None:
         """The row that ranks a model: pooled over series, and over targets where there are several."""
-        target = self.protocol.targets[0] if len(self.protocol.targets) == 1 else ALL
-        return self.row(model, series=ALL, target=target)
+        return self.row(model, series=ALL, target=self.overall_target)
 
     def row(self, model: str, *, series: str, target: str) -> Row | None:
         """One row, or None."""
         matches = (r for r in self.rows if (r.model, r.series, r.target) == (model, series, target))
         return next(matches, None)
+
+    def of_series(self, series: str) -> Leaderboard:
+        """The board of one station alone: its rows, which then are the pooled ones too."""
+        own = [row for row in self.rows if row.series == series]
+        protocol = self.protocol.model_copy(
+            update={
+                name: {key: value for key, value in getattr(self.protocol, name).items() if key == series}
+                for name in ("origins", "scored_from", "scored_to")
+            }
+        )
+        pooled = [row.model_copy(update={"series": ALL}) for row in own]
+        return Leaderboard(protocol=protocol, rows=(*pooled, *own))
 
     def models(self, role: Role) -> tuple[str, ...]:
         """Models of this role, best first."""

@@ -29,12 +29,13 @@ _MODELS = {
     "gru": "#1d4ed8",
     "lstm": "#d97706",
     "prophet": "#0f766e",
+    "tuned": "#0369a1",
     "ridge": "#7c3aed",
     "persistence": "#6b7280",
     "moving_average": "#be185d",
     "seasonal_naive": "#65a30d",
 }
-_SPARE = ("#0369a1", "#9d174d", "#4d7c0f", "#92400e")
+_SPARE = ("#9d174d", "#4d7c0f", "#92400e")
 BASELINES = frozenset({"persistence", "moving_average", "seasonal_naive", "ridge"})
 """Kinds drawn dashed: they are the yardstick, not the contenders."""
 

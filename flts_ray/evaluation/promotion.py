@@ -11,7 +11,13 @@
 
 The first that applies: missing_candidate, then (with no candidate that passes) non_finite, unloadable, then sampled,
 no_winner, kept, promoted. A candidate passes when its metrics are finite, its artefact loads, its scaled RMSE is below
-every scored baseline's for every target, and it is no worse than persistence on any series.
+every scored baseline's for every target, and it is no worse than persistence on any series; with
+``promotion.require_backtest`` also when it beats persistence in the backtest, all windows together.
+
+A candidate that has no result for some series is left out: its score would not be of the same rows as the others'. If
+no other passes, that ends as missing_candidate. A baseline that lacks some series is beaten on the others. With
+``promotion.scope`` series every station is decided for itself, by the same rules on its own rows, and
+:mod:`flts_ray.evaluation.promotion_by_series` sums these verdicts up.
 """
 
 from __future__ import annotations
@@ -19,7 +25,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from flts_ray.config import PromotionSettings, Section
+from flts_ray.evaluation.backtest_table import BacktestResult
 from flts_ray.evaluation.leaderboard import ALL, NON_FINITE, PERSISTENCE, RIDGE, Leaderboard, Row
 
 State = Literal["promoted", "kept", "no_winner", "sampled", "missing_candidate", "non_finite", "unloadable"]
@@ -73,6 +82,8 @@ class Verdict(Section):
         best: Candidate with the lowest composite, passing or not, or None.
         reasons: Plain sentences with numbers.
         significance: Every scored candidate against persistence and ridge.
+        identifier: Name under which the champion is registered, where it is not the run's.
+        series: The verdict on each station, where each is decided for itself.
     """
 
     state: State
@@ -82,6 +93,8 @@ class Verdict(Section):
     best: str | None = None
     reasons: tuple[str, ...] = ()
     significance: tuple[Significance, ...] = ()
+    identifier: str = ""
+    series: dict[str, Verdict] = Field(default_factory=dict)
 
 
 def decide(
@@ -93,6 +106,8 @@ def decide(
     failures: Mapping[str, str] | None = None,
     sampled: bool = False,
     incumbent: Incumbent | None = None,
+    lacking: Mapping[str, Mapping[str, str]] | None = None,
+    backtest: BacktestResult | None = None,
 ) -> Verdict:
     """Apply the rules of the module to a leaderboard.
 
@@ -104,6 +119,8 @@ def decide(
         failures: Why an expected candidate has none, by model.
         sampled: Whether the models were trained on sampled rows.
         incumbent: The champion so far, if any.
+        lacking: By candidate, the series of this board of which it has no result, and why.
+        backtest: What ``promotion.require_backtest`` looks at.
     """
     reasons: list[str] = []
     ranked = _ranked(board)
@@ -120,13 +137,15 @@ def decide(
             significance=significance,
         )
 
-    missing = _missing(board, expected, failures or {})
+    lacking = {model: reasons for model, reasons in (lacking or {}).items() if reasons and model in expected}
+    missing = _missing(board, [model for model in expected if model not in lacking], failures or {})
     if missing:
         reasons.extend(missing)
         return verdict("missing_candidate")
 
     non_finite = _non_finite(board)
     unloadable = [r.model for r in ranked if not _check(checks, r.model).loadable]
+    reasons.extend(_without(model, series, len(board.protocol.origins)) for model, series in lacking.items())
     reasons.extend(f"{model} is left out: it gave {NON_FINITE}." for model in non_finite)
     reasons.extend(f"{model} is left out: {_check(checks, model).reason}." for model in unloadable)
 
@@ -134,7 +153,7 @@ def decide(
     for row in ranked:
         if row.model in unloadable:
             continue
-        objections = _objections(board, row, settings)
+        objections = _objections(board, row, settings) + _backtest_objections(board, row, settings, backtest)
         if not objections:
             winner = row
             break
@@ -143,6 +162,9 @@ def decide(
         return verdict("non_finite")
     if winner is None and unloadable:
         return verdict("unloadable")
+    if winner is None and lacking:
+        reasons.append("No other candidate beats the baselines, so nothing is promoted.")
+        return verdict("missing_candidate")
     if winner is not None:
         reasons.extend(_praise(board, winner, significance))
     if sampled and not settings.allow_sampled:
@@ -159,6 +181,13 @@ def decide(
     if keeps:
         return verdict("kept", champion=incumbent.model, winner=winner.model)
     return verdict("promoted", champion=winner.model, winner=winner.model)
+
+
+def _without(model: str, series: Mapping[str, str], of: int) -> str:
+    """Why a candidate that lacks series is left out."""
+    name, reason = next(iter(series.items()))
+    some = f"of {name}" if of == 1 else f"for {len(series)} of {of} series; the first, {name}"
+    return f"{model} is left out: it has no result {some}: {reason.rstrip('.')}."
 
 
 def _check(checks: Mapping[str, CandidateCheck], model: str) -> CandidateCheck:
@@ -193,9 +222,8 @@ def _objections(board: Leaderboard, row: Row, settings: PromotionSettings) -> li
     """Why this candidate does not beat the baselines; empty if it does."""
     found: list[str] = []
     for target in board.protocol.targets:
-        mine = board.row(row.model, series=ALL, target=target)
         for name in board.models("baseline"):
-            theirs = board.row(name, series=ALL, target=target)
+            mine, theirs = _like_for_like(board, row.model, name, target)
             if theirs is None or theirs.rmse_scaled is None:
                 continue
             if mine is None or mine.rmse_scaled is None or mine.rmse_scaled >= theirs.rmse_scaled:
@@ -220,6 +248,55 @@ def _objections(board: Leaderboard, row: Row, settings: PromotionSettings) -> li
                 f"required below {settings.significance:g})."
             )
     return found
+
+
+def _like_for_like(board: Leaderboard, model: str, baseline: str, target: str) -> tuple[Row | None, Row | None]:
+    """The pooled rows of both; where the baseline lacks some series, pooled over those that it has."""
+    mine, theirs = (board.row(name, series=ALL, target=target) for name in (model, baseline))
+    if mine is None or theirs is None or theirs.n > 0:
+        return mine, theirs
+    common = [
+        (own, other)
+        for series in board.protocol.origins
+        if (own := board.row(model, series=series, target=target)) is not None
+        and (other := board.row(baseline, series=series, target=target)) is not None
+        and None not in (own.mse_scaled, other.mse_scaled)
+    ]
+    return _pooled(mine, [own for own, _ in common]), _pooled(theirs, [other for _, other in common])
+
+
+def _pooled(like: Row, rows: Sequence[Row]) -> Row:
+    n = sum(row.n for row in rows)
+    if n == 0:
+        return like
+    mse = sum(row.n * (row.mse_scaled or 0.0) for row in rows) / n
+    return like.model_copy(update={"n": n, "mse_scaled": mse, "rmse_scaled": mse**0.5})
+
+
+def _backtest_objections(
+    board: Leaderboard, row: Row, settings: PromotionSettings, backtest: BacktestResult | None
+) -> list[str]:
+    """Why this candidate may not win by what the backtest says, all windows together; empty if it may."""
+    if not settings.require_backtest:
+        return []
+    if backtest is None:
+        return [f"promotion.require_backtest asks for a backtest of {row.model}, and there is none."]
+    only = tuple(board.protocol.origins)
+    series = only[0] if len(only) == 1 else ALL
+    where = "" if series == ALL else f" of {series}"
+    mine = backtest.row(row.model, series=series)
+    theirs = backtest.row(PERSISTENCE, series=series)
+    if mine is None or theirs is None or mine.rmse_scaled is None or theirs.rmse_scaled is None:
+        why = backtest.left_out.get(series) or next(
+            (found.note for found in (mine, theirs) if found and found.note), ""
+        )
+        why = why.rstrip(".") or "it was not among backtest.models"
+        return [f"{row.model} cannot be compared with {PERSISTENCE} in the backtest{where}: {why}."]
+    if mine.rmse_scaled >= theirs.rmse_scaled:
+        scores = f"scaled RMSE {_number(mine.rmse_scaled)} against {_number(theirs.rmse_scaled)}"
+        windows = len(backtest.windows)
+        return [f"{row.model} does not beat {PERSISTENCE} in the backtest{where} ({windows} window(s)): {scores}."]
+    return []
 
 
 def _praise(board: Leaderboard, winner: Row, significance: Sequence[Significance]) -> list[str]:

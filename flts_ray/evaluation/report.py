@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flts_ray.data.frame import FloatArray
-from flts_ray.evaluation.plot_style import BLANK, HALF, WIDE, UnitScale, duration, number, to_svg, unit_scale
+from flts_ray.evaluation.plot_style import BLANK, HALF, WIDE, UnitScale, duration, to_svg, unit_scale
 from flts_ray.evaluation.plots import (
     forecast_figure,
     horizon_figure,
@@ -24,6 +24,7 @@ from flts_ray.evaluation.plots import (
     worst_day,
 )
 from flts_ray.evaluation.report_data import ReportData, ScoreRow, SeriesForecast
+from flts_ray.evaluation.report_sections import cell_order, cell_text
 
 MAX_SERIES = 6
 """Stations whose forecasts are drawn: those with the largest error relative to their load."""
@@ -99,7 +100,7 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(number=number, duration=duration)
+    environment.globals.update(duration=duration, cell_text=cell_text, cell_order=cell_order, inline=_svg)
     winner = next((row for row in data.leaderboard if row.model == data.winner), None)
     scale = unit_scale(np.array(_errors(data)), data.unit, data.step_s)
     columns = _used_columns(data)

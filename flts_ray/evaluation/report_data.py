@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flts_ray.data.frame import FloatArray
 from flts_ray.evaluation.plots import Forecast, LossCurve
+from flts_ray.evaluation.report_sections import ReportSection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,7 @@ class ReportData:
         hourly_error: Model to ``(24,)`` MAE by hour of day, in ``unit``.
         horizon_rmse: Model to ``(horizon,)`` RMSE, in ``unit``.
         losses: Training histories.
+        sections: What stages add, in order.
         quality: Findings by station and split.
         dropped: Station to the reason it was left out.
         sampling: Evidence by station and split.
@@ -169,6 +171,7 @@ class ReportData:
     hourly_error: Mapping[str, FloatArray] = field(default_factory=dict)
     horizon_rmse: Mapping[str, FloatArray] = field(default_factory=dict)
     losses: tuple[LossCurve, ...] = ()
+    sections: tuple[ReportSection, ...] = ()
     quality: tuple[QualityRow, ...] = ()
     dropped: Mapping[str, str] = field(default_factory=dict)
     sampling: tuple[SamplingRow, ...] = ()

@@ -26,6 +26,7 @@ from flts_ray.evaluation.report_data import (
     SeriesForecast,
     VerdictView,
 )
+from flts_ray.evaluation.report_sections import ReportSection
 from flts_ray.evaluation.scoring import Entry
 from flts_ray.evaluation.stage import Evaluated
 
@@ -50,6 +51,7 @@ def report_data(
     evaluated: Evaluated,
     verdict: Verdict,
     timings: Mapping[str, float],
+    sections: Sequence[ReportSection] = (),
 ) -> ReportData:
     """Everything the report of one run shows."""
     claim, board = dataset.claim, evaluated.leaderboard
@@ -69,6 +71,7 @@ def report_data(
         hourly_error={e.model: hourly_mae(e, dataset) for e in evaluated.entries.values() if _drawable(e)},
         horizon_rmse=_horizon_rmse(board),
         losses=tuple(loss_curve(kind, c.summary.history) for kind, c in fitted.items() if c.summary.history),
+        sections=tuple(sections),
         quality=_quality_rows(claim),
         dropped={entry.series: entry.reason for entry in claim.dropped},
         sampling=_sampling_rows(claim),
@@ -105,8 +108,8 @@ def loss_png(kind: str, history: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def forecast_png(entry: Entry, dataset: Dataset) -> bytes:
-    """Forecast against actual of the first station, as a picture."""
-    return to_png(forecast_figure(one_step(entry, dataset, dataset.frames[0].series, 0)))
+    """Forecast against actual of the first station that the model knows, as a picture."""
+    return to_png(forecast_figure(one_step(entry, dataset, next(iter(entry.backtests)), 0)))
 
 
 def one_step(entry: Entry, dataset: Dataset, series: str, target: int) -> Forecast:
@@ -143,17 +146,26 @@ def hourly_mae(entry: Entry, dataset: Dataset) -> FloatArray:
 
 
 def _drawable(entry: Entry) -> bool:
-    return bool(entry.backtests) and all(test.finite for test in entry.backtests.values())
+    """Whether it can be drawn beside the others: finite forecasts of every station."""
+    return bool(entry.backtests) and not entry.failures and all(test.finite for test in entry.backtests.values())
 
 
 def _verdict_view(verdict: Verdict, evaluated: Evaluated, best: str) -> VerdictView:
     return VerdictView(
         state=verdict.state,
-        headline=HEADLINES[verdict.state].format(champion=(verdict.champion or "").upper()),
+        headline=_headline(verdict),
         champion=verdict.champion or "",
         reasons=tuple(reason for reason in verdict.reasons if not reason.startswith(f"{best} beats ")),  # see checks
         checks=_checks(verdict, evaluated, best) if best else (),
     )
+
+
+def _headline(verdict: Verdict) -> str:
+    if not verdict.series:
+        return HEADLINES[verdict.state].format(champion=(verdict.champion or "").upper())
+    states = [found.state for found in verdict.series.values()]
+    new, kept = states.count("promoted"), states.count("kept")
+    return f"{new + kept} of {len(states)} stations have a champion of their own: {new} new, {kept} kept."
 
 
 def _checks(verdict: Verdict, evaluated: Evaluated, best: str) -> tuple[Check, ...]:
@@ -161,7 +173,8 @@ def _checks(verdict: Verdict, evaluated: Evaluated, best: str) -> tuple[Check, .
     board = evaluated.leaderboard
     mine = board.overall(best)
     if mine is None or mine.rmse_scaled is None:
-        return (Check(name="finite forecasts", passed=False, detail=mine.note if mine else ""),)
+        name = "finite forecasts" if mine is not None and mine.n else "a result for every station"
+        return (Check(name=name, passed=False, detail=mine.note if mine else ""),)
     saved = evaluated.checks[best]
     found = [
         Check(name="finite forecasts", passed=True, detail=f"{mine.n:,} of them"),
@@ -209,10 +222,10 @@ def _first_step(row: Row) -> dict[str, float | None]:
 
 
 def _series_forecasts(entry: Entry, dataset: Dataset, board: Leaderboard) -> tuple[SeriesForecast, ...]:
-    if not _drawable(entry):
-        return ()
     shown = []
     for frame in dataset.frames:
+        if frame.series not in entry.backtests or not entry.backtests[frame.series].finite:
+            continue
         for k, target in enumerate(dataset.target_names):
             row = board.row(entry.model, series=frame.series, target=target)
             shown.append(

@@ -38,7 +38,9 @@ class Entry:
     Attributes:
         model: Its kind; unique on the board.
         role: Baseline or candidate.
-        backtests: One a series; empty if the model could not be scored.
+        backtests: One a series that the model can forecast; empty if it could not be scored.
+        failures: Why there is no backtest, by series. Its pooled rows then have no scores: they would be of other rows
+            than those of its peers.
         bands: Intervals of the same forecasts, by series; may be empty.
         fit_s: Seconds that fitting took.
         note: Why there are no backtests, or anything worth saying.
@@ -47,6 +49,7 @@ class Entry:
     model: str
     role: Role
     backtests: Mapping[str, Backtest] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
     bands: Mapping[str, Bands] = field(default_factory=dict)
     fit_s: float | None = None
     note: str = ""
@@ -64,7 +67,7 @@ def build_leaderboard(
     """Score every entry on the same rows.
 
     Args:
-        entries: All models; those with backtests have one for every frame, at the same origins.
+        entries: All models; those with backtests have one, at the same origins, or a failure for every frame.
         frames: The stations.
         units: ``Transform.target_range`` by series.
         targets: Names of the targets, in order.
@@ -75,9 +78,9 @@ def build_leaderboard(
         DataError: If two entries were not scored on the same rows, or none was scored at all.
     """
     scored = [e for e in entries if e.backtests]
-    if not scored:
+    reference = {series: test for e in reversed(scored) for series, test in e.backtests.items()}
+    if any(f.series not in reference for f in frames):
         raise DataError("no model could be scored: the test rows are too few for one forecast; provide more test rows")
-    reference = scored[0].backtests
     for entry in scored:
         _check_same_rows(entry, reference, frames)
     board = _Board({f.series: naive_mae(f) for f in frames}, units, tuple(targets), entries, reference)
@@ -128,6 +131,9 @@ class _Board:
         }
         if not entry.backtests:
             return Row(**head, n=0, note=entry.note or "not scored")
+        lacking = [s for s in group if s not in entry.backtests]
+        if lacking:
+            return Row(**head, n=0, note=self.lack(entry, group, lacking))
         tests = [entry.backtests[s] for s in group]
         head |= {"predict_s": sum(t.predict_s for t in tests)}
         steps = range(tests[0].predictions.shape[1])
@@ -156,9 +162,19 @@ class _Board:
             by_step=by_step,
         )
 
+    def lack(self, entry: Entry, group: Sequence[str], lacking: Sequence[str]) -> str:
+        reason = entry.failures.get(lacking[0], "not scored")
+        if len(group) == 1:
+            return reason
+        return (
+            f"not pooled: it has no result for {len(lacking)} of {len(group)} series, so its score would not be of the "
+            f"same rows as the others'; the first, {lacking[0]}: {reason}"
+        )
+
     def finite_entry(self, model: str, group: Sequence[str]) -> Entry | None:
         match = next((e for e in self.entries if e.model == model and e.backtests), None)
-        return match if match and all(match.backtests[s].finite for s in group) else None
+        whole = match and all(s in match.backtests and match.backtests[s].finite for s in group)
+        return match if whole else None
 
     def residuals(self, entry: Entry, series: str, target: int, step: int) -> Residuals:
         test = entry.backtests[series]
@@ -242,6 +258,8 @@ class _Board:
 
 def _check_same_rows(entry: Entry, reference: Mapping[str, Backtest], frames: Sequence[SeriesFrame]) -> None:
     for frame in frames:
+        if frame.series in entry.failures:
+            continue
         mine, first = entry.backtests.get(frame.series), reference.get(frame.series)
         same = (
             mine is not None

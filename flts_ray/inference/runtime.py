@@ -75,8 +75,7 @@ class OnnxForecaster(Forecaster):
         """Wrap a session that was made from ``original``; use :meth:`of`."""
         self.kind = original.kind  # type: ignore[misc]  # of the instance: there is one class for both cells
         self.lookback, self.horizon = original.lookback, original.horizon
-        self._scalers, self._delta = original.scalers, original.net.shape.target == "delta"
-        self._n_targets = original.net.shape.n_targets
+        self._scalers, self._shape = original.scalers, original.net.shape
         self._session = session
 
     @classmethod
@@ -103,19 +102,29 @@ class OnnxForecaster(Forecaster):
             raise BundleError(f"the network cannot be translated ({str(error)[:200]})") from error
         return made
 
-    def scaled(self, windows: Float32Array) -> Float32Array:
-        """The network alone: ``(m, lookback, n_features)`` to ``(m, horizon, n_targets)`` in scaled units."""
-        out: Float32Array = self._session.run(None, {"histories": windows})[0]
-        return out.reshape(len(windows), self.horizon, self._n_targets)
+    def scaled(self, windows: Float32Array, numbers: IntArray) -> Float32Array:
+        """The network alone.
+
+        Args:
+            windows: ``(m, lookback, n_features)``.
+            numbers: ``(m,)`` of the stations, as the network counts them.
+
+        Returns:
+            ``(m, horizon, n_targets)`` in scaled units.
+        """
+        inputs = {"histories": windows, "series": numbers} if self._shape.series else {"histories": windows}
+        out: Float32Array = self._session.run(None, inputs)[0]
+        return out.reshape(len(windows), self.horizon, self._shape.n_targets)
 
     def predict(self, frame: SeriesFrame, origins: IntArray) -> FloatArray:
         """As :meth:`flts_ray.models.recurrent.RecurrentForecaster.predict`, for a frame that was checked."""
-        out = np.empty((len(origins), self.horizon, self._n_targets))
+        out = np.empty((len(origins), self.horizon, self._shape.n_targets))
         for start in range(0, len(origins), CHUNK_WINDOWS):
             part = origins[start : start + CHUNK_WINDOWS]
-            out[start : start + len(part)] = self.scaled(histories(frame.features, part, self.lookback))
+            windows = histories(frame.features, part, self.lookback)
+            out[start : start + len(part)] = self.scaled(windows, self._shape.numbers(frame.series, len(part)))
         for k, scaler in enumerate(self._scalers[frame.series]):
-            if self._delta:
+            if self._shape.target == "delta":
                 out[:, :, k] += scaler.forward(frame.targets[origins, k])[:, None]
             out[:, :, k] = scaler.inverse(out[:, :, k])
         return out
@@ -131,7 +140,9 @@ class OnnxForecaster(Forecaster):
 
 
 def network_graph(shape: Mapping[str, Any], weights: Arrays) -> bytes:
-    """The network as a serialised ONNX model: input ``histories (m, lookback, n_features)``, output ``(m, -1)``.
+    """The network as a serialised ONNX model: from ``histories (m, lookback, n_features)`` to ``(m, -1)``.
+
+    One that tells stations apart has a second input, their numbers: ``series (m,)`` int64.
 
     Args:
         shape: A :class:`~flts_ray.models.recurrent.RecurrentShape` as a mapping.
@@ -140,8 +151,20 @@ def network_graph(shape: Mapping[str, Any], weights: Arrays) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     kind, hidden = str(shape["cell"]), int(shape["hidden_size"])
+    inputs = [
+        helper.make_tensor_value_info("histories", TensorProto.FLOAT, ["m", shape["lookback"], shape["n_features"]])
+    ]
     nodes = [helper.make_node("Transpose", ["histories"], ["rows.0"], perm=[1, 0, 2])]
     constants: dict[str, Any] = {"directions": np.array([1], dtype=np.int64)}
+    if "series" in weights:
+        inputs.append(helper.make_tensor_value_info("series", TensorProto.INT64, ["m"]))
+        nodes = [
+            helper.make_node("Transpose", ["histories"], ["rows"], perm=[1, 0, 2]),
+            helper.make_node("Gather", ["vectors", "series"], ["vector"]),
+            helper.make_node("Expand", ["vector", "each_row"], ["repeated"]),
+            helper.make_node("Concat", ["rows", "repeated"], ["rows.0"], axis=2),
+        ]
+        constants |= {"vectors": weights["series"], "each_row": np.array([shape["lookback"], 1, 1], np.int64)}
     layers = int(shape["num_layers"])
     for layer in range(layers):
         names = [f"{part}.{layer}" for part in ("W", "R", "B")]
@@ -166,7 +189,7 @@ def network_graph(shape: Mapping[str, Any], weights: Arrays) -> bytes:
     graph = helper.make_graph(
         nodes,
         kind,
-        [helper.make_tensor_value_info("histories", TensorProto.FLOAT, ["m", shape["lookback"], shape["n_features"]])],
+        inputs,
         [helper.make_tensor_value_info("steps", TensorProto.FLOAT, ["m", shape["horizon"] * shape["n_targets"]])],
         [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
     )
@@ -196,8 +219,9 @@ def _check_parity(made: OnnxForecaster, original: Any, *, windows: int = 64) -> 
 
     shape = original.net.shape
     rows = np.random.default_rng(0).normal(0.0, 1.5, (windows, shape.lookback, shape.n_features)).astype(np.float32)
+    numbers = np.arange(windows) % max(1, len(shape.series))
     with torch.inference_mode():
-        wanted = original.net(torch.from_numpy(rows)).numpy()
-    difference = float(np.abs(made.scaled(rows) - wanted).max())
+        wanted = original.net(torch.from_numpy(rows), torch.from_numpy(numbers)).numpy()
+    difference = float(np.abs(made.scaled(rows, numbers) - wanted).max())
     if not difference <= PARITY * max(1.0, float(np.abs(wanted).max())):
         raise BundleError(f"its outputs differ from PyTorch's by {difference:.2g} scaled units")

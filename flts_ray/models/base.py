@@ -29,6 +29,10 @@ class Forecaster(ABC):
     lookback: int
     horizon: int
 
+    def knows(self, series: str) -> bool:
+        """Whether it can forecast this station; one that is fitted a station at a time may lack some."""
+        return True
+
     @abstractmethod
     def predict(self, frame: SeriesFrame, origins: IntArray) -> FloatArray:
         """Forecast from each origin, reading only rows up to it.

@@ -48,6 +48,16 @@ class FitJob:
     z: FloatArray
     segment: IntArray
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Series and target, as fields of heartbeats and events."""
+        return {"series": self.series, "target": self.target}
+
+    @property
+    def rows(self) -> int:
+        """Rows to fit on."""
+        return len(self.z)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetFit:
@@ -156,6 +166,10 @@ class ProphetForecaster(Forecaster):
     def series(self) -> tuple[str, ...]:
         """Stations it can forecast."""
         return tuple(self._fits)
+
+    def knows(self, series: str) -> bool:
+        """See :meth:`Forecaster.knows`."""
+        return series in self._fits
 
     def predict(self, frame: SeriesFrame, origins: IntArray) -> FloatArray:
         """See :meth:`Forecaster.predict`.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from torch import nn
 
 from flts_ray.config import Section
@@ -37,6 +37,8 @@ class RecurrentShape(Section):
         hidden_size: Units in a layer.
         num_layers: Stacked layers.
         target: ``delta``: the output is the change from the last known value; ``level``: the value itself.
+        series: Stations that the network tells apart, in the order of their numbers; empty: it tells none apart.
+        series_embedding: Numbers learnt for each of them.
     """
 
     cell: Cell
@@ -47,10 +49,30 @@ class RecurrentShape(Section):
     hidden_size: int
     num_layers: int
     target: TargetMode
+    series: tuple[str, ...] = ()
+    series_embedding: int = 0
+
+    @model_validator(mode="after")
+    def _stations_go_with_their_vectors(self) -> Self:
+        if bool(self.series) != bool(self.series_embedding):
+            raise ValueError("series and series_embedding are given together or not at all")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """As JSON. What is not used is left out: networks without it have the files that they have always had."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def numbers(self, series: str, windows: int) -> IntArray:
+        """The number of a station, once for each of its windows: ``(windows,)``; 0 if none are told apart."""
+        return np.full(windows, self.series.index(series) if self.series else 0, dtype=np.int64)
 
 
 class RecurrentNet(nn.Module):
-    """A recurrent encoder whose last hidden state a linear head turns into all steps at once."""
+    """A recurrent encoder whose last hidden state a linear head turns into all steps at once.
+
+    Where it tells stations apart, the encoder reads a learnt vector of the station beside the features of each row.
+    All vectors start at zero, and weight decay draws them back: stations are alike until their rows say otherwise.
+    """
 
     def __init__(self, shape: RecurrentShape, *, seed: int = 0) -> None:
         """Create the network with seeded initial weights; the global random state stays as it was."""
@@ -59,11 +81,30 @@ class RecurrentNet(nn.Module):
         layer = nn.GRU if shape.cell == "gru" else nn.LSTM
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoder = layer(shape.n_features, shape.hidden_size, shape.num_layers, batch_first=True)
+            inputs = shape.n_features + shape.series_embedding
+            self.encoder = layer(inputs, shape.hidden_size, shape.num_layers, batch_first=True)
             self.head = nn.Linear(shape.hidden_size, shape.horizon * shape.n_targets)
+        if shape.series:
+            self.series = nn.Parameter(torch.zeros(len(shape.series), shape.series_embedding))
 
-    def forward(self, histories: torch.Tensor) -> torch.Tensor:
-        """Map ``(m, lookback, n_features)`` to ``(m, horizon, n_targets)`` in scaled units."""
+    def forward(self, histories: torch.Tensor, series: torch.Tensor | None = None) -> torch.Tensor:
+        """Map histories to forecasts.
+
+        Args:
+            histories: ``(m, lookback, n_features)``.
+            series: ``(m,)`` int64 numbers of the stations; read only where the network tells stations apart.
+
+        Returns:
+            ``(m, horizon, n_targets)`` in scaled units.
+
+        Raises:
+            ValueError: If ``series`` is needed and missing.
+        """
+        if self.shape.series:
+            if series is None:
+                raise ValueError("this network tells stations apart: say which station each history is of")
+            vectors = nn.functional.embedding(series, self.series)
+            histories = torch.cat([histories, vectors[:, None].expand(-1, histories.shape[1], -1)], dim=2)
         encoded, _ = self.encoder(histories)
         out: torch.Tensor = self.head(encoded[:, -1])
         return out.view(-1, self.shape.horizon, self.shape.n_targets)
@@ -80,10 +121,12 @@ class RecurrentForecaster(Forecaster):
             scalers: For each station, the scaler of each target.
 
         Raises:
-            ValueError: If the network's cell is not this class's kind.
+            ValueError: If the network's cell is not this class's kind, or it tells other stations apart.
         """
         if net.shape.cell != self.kind:
             raise ValueError(f"a {net.shape.cell} network cannot be a '{self.kind}' forecaster")
+        if net.shape.series and set(net.shape.series) != set(scalers):
+            raise ValueError("the stations that the network tells apart are not those with scalers")
         self.net = net.eval()
         self.scalers = dict(scalers)
         self.lookback = net.shape.lookback
@@ -109,7 +152,8 @@ class RecurrentForecaster(Forecaster):
             for start in range(0, len(origins), PREDICT_WINDOWS):
                 part = origins[start : start + PREDICT_WINDOWS]
                 rows = torch.from_numpy(histories(frame.features, part, shape.lookback)).to(device)
-                out[start : start + len(part)] = self.net(rows).cpu().numpy()
+                numbers = torch.from_numpy(shape.numbers(frame.series, len(part))).to(device)
+                out[start : start + len(part)] = self.net(rows, numbers).cpu().numpy()
         for k, scaler in enumerate(scalers):
             if shape.target == "delta":
                 out[:, :, k] += scaler.forward(frame.targets[origins, k])[:, None]
@@ -131,7 +175,7 @@ class RecurrentForecaster(Forecaster):
         """Shape and scalers as JSON, weights as named arrays."""
         scalers = {name: [s.model_dump() for s in own] for name, own in self.scalers.items()}
         weights = {name: value.detach().cpu().numpy().copy() for name, value in self.net.state_dict().items()}
-        return {"shape": self.net.shape.model_dump(), "scalers": scalers}, weights
+        return {"shape": self.net.shape.document(), "scalers": scalers}, weights
 
     @classmethod
     def from_state(cls, meta: dict[str, Any], arrays: Arrays) -> Self:

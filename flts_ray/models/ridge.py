@@ -22,12 +22,53 @@ CHUNK_WINDOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """One station's regression: ``change of z = flat window @ weights + bias``."""
+class Line:
+    """One station's regression: ``change of z = flat window @ weights + bias``.
+
+    Attributes:
+        weights: ``(lookback * n_features, horizon * n_targets)``.
+        bias: ``(horizon * n_targets,)``.
+        scalers: One a target.
+    """
 
     weights: FloatArray
     bias: FloatArray
     scalers: tuple[ColumnScaler, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LineJob:
+    """What one station's fit needs: plain arrays, so that it can travel to another process.
+
+    Attributes:
+        frame: The train rows.
+        scalers: One a target.
+        lookback: Rows of history, the origin included.
+        horizon: Steps to forecast.
+        alpha: Penalty.
+    """
+
+    frame: SeriesFrame
+    scalers: tuple[ColumnScaler, ...]
+    lookback: int
+    horizon: int
+    alpha: float
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The series, as a field of heartbeats and events."""
+        return {"series": self.frame.series}
+
+    @property
+    def rows(self) -> int:
+        """Rows to fit on."""
+        return len(self.frame)
+
+
+def line_jobs(frames: Sequence[SeriesFrame], transforms: Mapping[str, Transform], settings: Settings) -> list[LineJob]:
+    """One job a station; test rows do not enter it."""
+    lookback, horizon, alpha = settings.windows.lookback, settings.windows.horizon, settings.baselines.ridge_alpha
+    return [LineJob(f.train(), transforms[f.series].target_scalers, lookback, horizon, alpha) for f in frames]
 
 
 class Ridge(Forecaster):
@@ -40,8 +81,8 @@ class Ridge(Forecaster):
 
     kind: ClassVar[str] = "ridge"
 
-    def __init__(self, lines: Mapping[str, _Line], lookback: int, horizon: int) -> None:
-        """Wrap fitted regressions; use :meth:`fit`."""
+    def __init__(self, lines: Mapping[str, Line], lookback: int, horizon: int) -> None:
+        """Wrap fitted regressions, at least one, by station; or use :meth:`fit`."""
         self._lines = dict(lines)
         self.lookback, self.horizon = lookback, horizon
 
@@ -57,18 +98,12 @@ class Ridge(Forecaster):
         Raises:
             TooFewRowsError: If a station has no training window.
         """
-        lookback, horizon = settings.windows.lookback, settings.windows.horizon
-        lines = {
-            frame.series: _fit_line(
-                frame.train(),
-                transforms[frame.series].target_scalers,
-                lookback,
-                horizon,
-                settings.baselines.ridge_alpha,
-            )
-            for frame in frames
-        }
-        return cls(lines, lookback, horizon)
+        lines = {job.frame.series: fit_line(job) for job in line_jobs(frames, transforms, settings)}
+        return cls(lines, settings.windows.lookback, settings.windows.horizon)
+
+    def knows(self, series: str) -> bool:
+        """See :meth:`Forecaster.knows`."""
+        return series in self._lines
 
     def predict(self, frame: SeriesFrame, origins: IntArray) -> FloatArray:
         """Forecast from each origin; see :meth:`Forecaster.predict`.
@@ -124,7 +159,7 @@ class Ridge(Forecaster):
                 weights, bias = arrays[f"weights/{i}"], arrays[f"bias/{i}"]
                 if bias.shape != (meta["horizon"] * len(scalers),) or weights.shape[1:] != bias.shape:
                     raise ValueError(f"weights {weights.shape} and bias {bias.shape} do not fit together")
-                lines[entry["name"]] = _Line(weights, bias, scalers)
+                lines[entry["name"]] = Line(weights, bias, scalers)
             return cls(lines, int(meta["lookback"]), int(meta["horizon"]))
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise BundleError(f"the state of a 'ridge' model cannot be read ({error}): fit it again") from error
@@ -135,10 +170,13 @@ def _chunks(origins: IntArray) -> list[tuple[slice, IntArray]]:
     return [(slice(s, s + CHUNK_WINDOWS), origins[s : s + CHUNK_WINDOWS]) for s in starts]
 
 
-def _fit_line(
-    frame: SeriesFrame, scalers: tuple[ColumnScaler, ...], lookback: int, horizon: int, alpha: float
-) -> _Line:
-    """Ridge with an unpenalised intercept on inputs standardised over the train rows."""
+def fit_line(job: LineJob) -> Line:
+    """Ridge with an unpenalised intercept on inputs standardised over the train rows: the unit of parallel work.
+
+    Raises:
+        TooFewRowsError: If the station has no training window.
+    """
+    frame, scalers, lookback, horizon = job.frame, job.scalers, job.lookback, job.horizon
     origins = training_origins(frame.segment, lookback, horizon)
     if len(origins) == 0:
         raise TooFewRowsError(
@@ -163,8 +201,8 @@ def _fit_line(
     n = len(origins)
     square -= np.outer(input_sum, input_sum) / n
     cross -= np.outer(input_sum, output_sum) / n
-    square[np.diag_indices_from(square)] += alpha
+    square[np.diag_indices_from(square)] += job.alpha
     standardised, *_ = np.linalg.lstsq(square, cross, rcond=None)  # constant columns make it singular without penalty
     weights = standardised / np.tile(scale, lookback)[:, None]
     bias = (output_sum - input_sum @ standardised) / n - np.tile(center, lookback) @ weights
-    return _Line(weights, bias, scalers)
+    return Line(weights, bias, scalers)

@@ -46,15 +46,17 @@ class ProgressBars:
         if stage in QUIET or beat.get("rank", 0) > 0:
             return
         if name not in self._tasks:
-            total = None if name in ("run", "prophet") else self._epochs
+            total = None if name in ("run", "prophet") or "total" in beat else self._epochs
             self._tasks[name] = self._progress.add_task(stage, candidate=name, total=total)
         task = self._tasks[name]
         if stage == "epoch":
             text = f"epoch {beat['epoch']}/{self._epochs}  val RMSE {beat['val_rmse_scaled']:.5f}  "
             text += f"{beat['windows_per_s']:,.0f} windows/s"
             self._progress.update(task, completed=int(beat["epoch"]), description=text)
-        elif stage == "training" and "total" in beat:
-            text = f"{beat['done']} of {beat['total']} fits"
+        elif "total" in beat:
+            text = f"{beat['done']} of {beat['total']} {'fits' if stage == 'training' else stage}"
+            if beat.get("best") is not None:
+                text += f"  best {beat['best']:.5f}"
             self._progress.update(task, total=beat["total"], completed=beat["done"], description=text)
         elif stage == "fitted":
             self._progress.update(task, total=1, completed=1, description=f"fitted in {beat['fit_s']:.1f} s")

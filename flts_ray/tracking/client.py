@@ -212,6 +212,11 @@ class Gateway:
             )
         return str(found.experiment_id)
 
+    def page_of(self, experiment_id: str, run_id: str) -> str:
+        """Address of a run's page; that of the store where this is a database without pages."""
+        pages = self.uri.startswith(("http://", "https://"))
+        return masked(f"{self.uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}" if pages else self.uri)
+
     def find_runs(self, experiment_id: str, condition: str) -> list[FoundRun]:
         """The runs that meet an MLflow filter, oldest first (a thousand at most)."""
         runs = self.call(

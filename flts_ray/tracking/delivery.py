@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flts_ray.errors import IntegrityError, TrackingError
+from flts_ray.telemetry.logging import event
 from flts_ray.tracking.client import RUNNING, FoundRun, Gateway, MetricPoint, is_refusal
 from flts_ray.tracking.journal import Op
 
@@ -112,6 +113,8 @@ class Delivery:
                 self.gateway.reopen_run(run.run_id)
             self.gateway.set_tags(run.run_id, {**tags, START: token, ATTEMPT: str(attempt)})
         self._ids[op.run] = run.run_id
+        if not parent:
+            event("tracked", run=op.run, mlflow_url=self.gateway.page_of(self._experiment_id, run.run_id))
 
     def _end(self, op: Op, folder: Path) -> None:
         found = self._find(op.run)

@@ -44,6 +44,18 @@ class ChampionRef:
         return self.tags.get(CANDIDATE_ID, "")
 
 
+def check_identifier(identifier: str) -> None:
+    """Refuse a name that cannot be part of a model name.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if not _IDENTIFIER.fullmatch(identifier):
+        raise ConfigError(
+            f"identifier {identifier!r} cannot name a model: use up to 200 letters, digits and the signs _.- only."
+        )
+
+
 class ModelRegistry:
     """Versions and aliases of ``flts-<identifier>``. Works the same on embedded SQLite and on a server.
 
@@ -57,10 +69,7 @@ class ModelRegistry:
     """
 
     def __init__(self, gateway: Gateway, identifier: str, *, wait_s: float | None = None) -> None:
-        if not _IDENTIFIER.fullmatch(identifier):
-            raise ConfigError(
-                f"identifier {identifier!r} cannot name a model: use up to 200 letters, digits and the signs _.- only."
-            )
+        check_identifier(identifier)
         self._gateway = gateway
         self._wait_s = gateway.settings.flush_timeout_s if wait_s is None else wait_s
         self.name = f"flts-{identifier}"

@@ -22,11 +22,16 @@ class Batches:
         self.scaled = torch.from_numpy(examples.scaled).to(device).contiguous()
         self._histories = _windows(self.features, self.lookback)
         self._futures = _windows(self.scaled, self.horizon)
+        self._first_rows = torch.from_numpy(examples.first_rows).to(device)
 
     def inputs(self, origins: torch.Tensor) -> torch.Tensor:
         """Histories ``(m, lookback, n_features)`` that end at the origins ``(m,)``."""
         rows = self._histories.index_select(0, origins - (self.lookback - 1))
         return rows.view(len(origins), self.lookback, -1)
+
+    def series(self, origins: torch.Tensor) -> torch.Tensor:
+        """Numbers ``(m,)`` of the stations that the origins ``(m,)`` belong to."""
+        return torch.bucketize(origins, self._first_rows, right=True) - 1
 
     def outputs(self, origins: torch.Tensor) -> torch.Tensor:
         """What the network should say at the origins: ``(m, horizon, n_targets)`` in model units."""

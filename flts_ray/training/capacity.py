@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ def run_jobs(
                 waiting.remove(job)
                 running[job.name] = job
                 free -= job.cpus
-                threading.Thread(target=work, args=(job,), name=f"fit-{job.name}", daemon=True).start()
+                here = contextvars.copy_context()  # so that its spans are children of what is open here
+                threading.Thread(target=here.run, args=(work, job), name=f"fit-{job.name}", daemon=True).start()
         on_idle(0.0 if waiting else max(0.0, free))
         name, result = done.get()
         del running[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from flts_ray.config import Settings
@@ -12,7 +13,7 @@ from flts_ray.data.frame import SeriesFrame
 from flts_ray.data.transform import Transform
 from flts_ray.models.recurrent import RECURRENT, Cell, RecurrentForecaster, RecurrentNet, RecurrentShape
 from flts_ray.training.communicator import Communicator
-from flts_ray.training.examples import build_examples
+from flts_ray.training.examples import Examples, build_examples
 from flts_ray.training.loop import OnEpoch, OnStep, train
 from flts_ray.training.loop_state import FitResult, LoopState, TrainSpec
 
@@ -43,6 +44,7 @@ def fit_recurrent(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     device: torch.device | str = "cpu",
+    all_rows_epochs: int | None = None,
 ) -> FittedRecurrent:
     """Train one global network on the train rows of all stations.
 
@@ -56,9 +58,12 @@ def fit_recurrent(
         on_epoch: Called after each epoch.
         on_step: Called after each step.
         device: Where to compute.
+        all_rows_epochs: Learn from the validation tail too, for so many epochs of the schedule, and keep the last
+            weights: what is known to be good is trained on everything. Validation figures then mean nothing.
 
     Raises:
-        TooFewRowsError: If a station has too few rows for one window.
+        TooFewRowsError: If no station has the rows of one window; single ones without are left out, see
+            :func:`~flts_ray.training.examples.left_out`.
         TrainingError: As in the loop.
     """
     examples = build_examples(
@@ -67,6 +72,7 @@ def fit_recurrent(
         lookback=settings.windows.lookback,
         horizon=settings.windows.horizon,
         validation_fraction=settings.training.validation_fraction,
+        all_rows=all_rows_epochs is not None,
     )
     shape = RecurrentShape(
         cell=cell,
@@ -77,6 +83,8 @@ def fit_recurrent(
         hidden_size=settings.recurrent.hidden_size,
         num_layers=settings.recurrent.num_layers,
         target=settings.recurrent.target,
+        series=tuple(frame.series for frame in frames) if settings.recurrent.series_embedding else (),
+        series_embedding=settings.recurrent.series_embedding,
     )
     net = RecurrentNet(shape, seed=settings.seed)
     result = train(
@@ -88,7 +96,18 @@ def fit_recurrent(
         on_epoch=on_epoch,
         on_step=on_step,
         device=device,
+        until_epoch=all_rows_epochs,
     )
+    if shape.series:
+        _average_the_unlearnt(net, examples)
     scalers = {frame.series: transforms[frame.series].target_scalers for frame in frames}
     done = 0 if resume is None else len(resume.history)
     return FittedRecurrent(RECURRENT[cell](net, scalers), result, resumed_from_epoch=done)
+
+
+def _average_the_unlearnt(net: RecurrentNet, examples: Examples) -> None:
+    """Give stations without training windows the mean vector of the others: what a station is like, on the whole."""
+    learnt = np.unique(examples.series_of(examples.train_origins))
+    unlearnt = np.setdiff1d(np.arange(len(examples.first_rows)), learnt)
+    with torch.no_grad():
+        net.series[torch.from_numpy(unlearnt)] = net.series[torch.from_numpy(learnt)].mean(dim=0)

@@ -40,6 +40,7 @@ def train(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     device: torch.device | str = "cpu",
+    until_epoch: int | None = None,
 ) -> FitResult:
     """Train ``net`` in place and leave the weights of the best epoch in it.
 
@@ -54,6 +55,7 @@ def train(
         on_epoch: Called on every rank after each epoch with its metrics and a function that takes a checkpoint.
         on_step: Called on every rank after each step with the number of steps done: the heartbeat.
         device: Where to compute.
+        until_epoch: Break the schedule off after this epoch and keep its weights, whatever validation says.
 
     Raises:
         TrainingError: If the loss is no longer finite, or ``resume`` belongs to other settings.
@@ -62,16 +64,17 @@ def train(
     run = _Run(net, examples, spec, comm or Alone(), torch.device(device))
     if resume is not None:
         run.restore(resume)
-    while not run.finished:
+    while not (run.finished if until_epoch is None else len(run.history) >= until_epoch):
         metrics = run.epoch(on_step)
         if on_epoch is not None:
             on_epoch(metrics, run.capture)
-    net.load_state_dict(run.best)
+    if until_epoch is None:
+        net.load_state_dict(run.best)
     net.eval()
     return FitResult(
         history=tuple(run.history),
-        best_epoch=run.best_epoch,
-        stopped_early=len(run.history) < spec.epochs,
+        best_epoch=run.best_epoch if until_epoch is None else until_epoch,
+        stopped_early=until_epoch is None and len(run.history) < spec.epochs,
         train_windows=len(examples.train_origins),
         validation_windows=len(examples.validation_origins),
         workers=run.comm.world_size,
@@ -96,7 +99,7 @@ class _Run:
         self, net: RecurrentNet, examples: Examples, spec: TrainSpec, comm: Communicator, device: torch.device
     ) -> None:
         self.net, self.spec, self.comm, self.device, self.examples = net.to(device), spec, comm, device, examples
-        self.shape = net.shape.model_dump()
+        self.shape = net.shape.document()
         self.batches = Batches(examples, net.shape.target, device)
         self.origins = torch.from_numpy(examples.train_origins)
         self.steps_per_epoch = -(-len(self.origins) // spec.batch_size)
@@ -174,7 +177,8 @@ class _Run:
         self.gradients.zero_()
         share = torch.zeros((), device=self.device)
         if len(own):  # a ragged last batch may leave a rank without windows; it still takes part in the sum
-            loss = self._loss_sum(self.net(self.batches.inputs(own)), self.batches.outputs(own)) / len(batch)
+            output = self.net(self.batches.inputs(own), self.batches.series(own))
+            loss = self._loss_sum(output, self.batches.outputs(own)) / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             share = loss.detach()
         self.comm.sum_(self.gradients)
@@ -205,7 +209,7 @@ class _Run:
             for start in range(0, len(own), PREDICT_WINDOWS):
                 part = own[start : start + PREDICT_WINDOWS]
                 at = torch.from_numpy(part).to(self.device)
-                output = self.net(self.batches.inputs(at))
+                output = self.net(self.batches.inputs(at), self.batches.series(at))
                 levels = self.batches.levels(output, at).double().cpu().numpy()
                 errors, scaled = self.examples.validation_errors(levels, part)
                 loss = self._loss_sum(output, self.batches.outputs(at)).item() * errors[0].size

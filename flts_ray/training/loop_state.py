@@ -156,11 +156,11 @@ class LoopState:
                 "start the training anew"
             )
         then, now = {**self.meta["spec"], **self.meta["shape"]}, {**asdict(spec), **shape}
-        for key, value in now.items():
-            if then.get(key) != value:
+        for key in {**now, **then}:
+            if then.get(key) != now.get(key):
                 raise TrainingError(
-                    f"the checkpoint was trained with {key}={then.get(key)}, the settings now say {value}: restore the "
-                    "setting or start the training anew"
+                    f"the checkpoint was trained with {key}={then.get(key)}, the settings now say {now.get(key)}: "
+                    "restore the setting or start the training anew"
                 )
 
 

@@ -1,59 +1,39 @@
-"""Prophet fits as parallel Ray tasks, one chunk of (series, target) pairs a task."""
+"""Prophet on every series: in this process, or as parallel Ray tasks with the same numbers."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
+import sys
 import tempfile
 import time as clock
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flts_ray.config import ProphetSettings, Settings
 from flts_ray.data.frame import SeriesFrame
 from flts_ray.data.scaling import ColumnScaler
-from flts_ray.errors import ClusterError, FltsError, StalledError, TrainingError
+from flts_ray.errors import FltsError, InfrastructureError, StalledError, TrainingError
 from flts_ray.models.prophet import FitJob, ProphetForecaster, TargetFit, fit_series
-from flts_ray.telemetry.heartbeat import Beats
-from flts_ray.telemetry.logging import event
-from flts_ray.training import stacks
 from flts_ray.training.examples import fit_row_count
+from flts_ray.training.outcomes import Failure, in_this_process
+from flts_ray.training.series_tasks import as_tasks
 
 if TYPE_CHECKING:
     from flts_ray.training.relay import Relay
     from flts_ray.training.watchdog import Watchdog
 
-CHUNK_ROWS = 8_000
-"""A task takes short series together until they hold this many rows: its overhead then stays below its work."""
+PINS = {"OMP_NUM_THREADS": "1", "STAN_NUM_THREADS": "1"}
+"""One thread for Stan, which is a process of its own; Ray pins the process that starts it."""
 
-HEARTBEAT_S = 5.0
+SCRATCH_PREFIX = "flts-prophet-"
 
-NODE_LOSSES = 3
-"""Times Ray sends a task again whose process or node was lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why there is no fit.
-
-    Attributes:
-        reason: For a person.
-        kind: What it ends in if nothing helps.
-        again: Whether it may work the next time.
-    """
-
-    reason: str
-    kind: type[FltsError] = TrainingError
-    again: bool = False
-
-
-Outcome = TargetFit | Failure
-HUNG = Failure("stalled: it made no progress, in a fresh process neither", StalledError, again=True)
+FOLDER = "_TMPDIR"
+"""What the modules of CmdStanPy call the folder of their files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +52,15 @@ class ProphetFit:
     Attributes:
         forecaster: Knows every series of which all targets were fitted.
         failures: The reason for each (series, target) that was not.
-        kind: What the first of these ends in.
+        kind: What they end in: StalledError or an InfrastructureError if that is why one of them failed.
+        again: Whether fitting again may mend one of them.
         fit_s: Wall seconds.
     """
 
     forecaster: ProphetForecaster
     failures: dict[tuple[str, str], str]
     kind: type[FltsError] = TrainingError
+    again: bool = False
     fit_s: float
 
 
@@ -97,15 +79,7 @@ def fit_prophet_local(
     """Fit every pair in this process. Same arguments, result and errors as :func:`fit_prophet`, same numbers."""
     started = clock.perf_counter()
     jobs = fit_jobs(frames, scalers, settings, rows=rows)
-    outcomes: list[Outcome] = []
-    failed = 0
-    for job in jobs:
-        outcome = _outcome(job, settings.prophet, settings.windows.horizon, settings.seed)
-        if _may_work(outcome):
-            outcome = _outcome(job, settings.prophet, settings.windows.horizon, settings.seed)
-        outcomes.append(outcome)
-        failed += isinstance(outcome, Failure)
-        on_progress(ProphetProgress(done=len(outcomes), failed=failed, total=len(jobs)))
+    outcomes = in_this_process(_fit_with(settings), jobs, _counted(on_progress, len(jobs)))
     return _collect(jobs, outcomes, scalers, step_s=step_s, started=started)
 
 
@@ -122,10 +96,7 @@ def fit_prophet(
     relay: Relay | None = None,
     watchdog: Watchdog | None = None,
 ) -> ProphetFit:
-    """Fit every pair as Ray tasks of one CPU each. Ray must be running.
-
-    A fit that raises is tried once more, by itself; a task that hangs is ended by the watchdog and sent once more, to
-    a fresh process; one whose node is lost is sent again by Ray. What was fitted stays fitted.
+    """Fit every pair as Ray tasks: see :func:`flts_ray.training.series_tasks.as_tasks`. Ray must be running.
 
     Args:
         frames: The stations.
@@ -133,7 +104,7 @@ def fit_prophet(
         settings: The whole configuration.
         step_s: Seconds between rows.
         rows: Train rows to fit on, from the start; without it, all but the validation rows.
-        on_progress: Called whenever a task ends and every :data:`HEARTBEAT_S` seconds in between.
+        on_progress: Told how far it is whenever a task ends, and every few seconds in between.
         parallel: How many tasks may run just now, asked again and again; without it, as many as Ray has CPUs for.
         timeout_s: After so long the rest is cancelled and counts as failed.
         relay: Receives the heartbeats of the tasks.
@@ -146,116 +117,24 @@ def fit_prophet(
 
     started = clock.perf_counter()
     jobs = fit_jobs(frames, scalers, settings, rows=rows)
-    # Ray kills its workers, so CmdStan's own clean-up at exit never runs: give it a folder that we remove.
-    scratch = Path(tempfile.mkdtemp(prefix="flts-prophet-"))
-    env = {"OMP_NUM_THREADS": "1", "STAN_NUM_THREADS": "1", "TMPDIR": str(scratch)}
-    task = ray.remote(num_cpus=1, max_retries=NODE_LOSSES, runtime_env={"env_vars": env})(_fit_chunk)
-    mailbox = None if relay is None else relay.mailbox
-
-    def send(chunk: _Chunk) -> object:
-        part = [jobs[i] for i in chunk.jobs]
-        return task.remote(part, settings.prophet, settings.windows.horizon, settings.seed, mailbox, chunk.rank)
-
-    work = _Work(jobs, send, [Failure(f"not fitted within {timeout_s} s")] * len(jobs))
-    stall_s = settings.watchdog.stall_timeout_s
+    node_id = ray.get_runtime_context().get_node_id()
+    scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
     try:
-        with ExitStack() as stack:
-            if watchdog is not None:
-                stack.enter_context(
-                    watchdog.watch("prophet", lambda stages: stall_s, ranks=work.running, on_stall=work.give_up)
-                )
-            while work.unfinished:
-                work.send(None if parallel is None else parallel())
-                work.collect(HEARTBEAT_S)
-                on_progress(ProphetProgress(done=work.done, failed=work.failed, total=len(jobs)))
-                if timeout_s is not None and clock.perf_counter() - started > timeout_s:
-                    break
+        outcomes = as_tasks(
+            _fit_with(settings),
+            jobs,
+            candidate="prophet",
+            around=partial(own_folder, scratch, node_id),
+            on_progress=_counted(on_progress, len(jobs)),
+            parallel=parallel,
+            timeout_s=timeout_s,
+            stall_timeout_s=settings.watchdog.stall_timeout_s,
+            relay=relay,
+            watchdog=watchdog,
+        )
     finally:
-        work.cancel()
-        shutil.rmtree(scratch, ignore_errors=True)
-    return _collect(jobs, work.outcomes, scalers, step_s=step_s, started=started)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Jobs of one task; its rank names it in heartbeats."""
-
-    rank: int
-    jobs: tuple[int, ...]
-    last_try: bool = False
-
-
-@dataclass
-class _Work:
-    """Tasks that wait, run and are done."""
-
-    jobs: list[FitJob]
-    submit: Callable[[_Chunk], object]
-    outcomes: list[Outcome]
-    done: int = 0
-    failed: int = 0
-    pending: dict[Any, _Chunk] = field(default_factory=dict)
-    waiting: deque[_Chunk] = field(init=False)
-    hung: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        parts = chunks([len(job.z) for job in self.jobs])
-        self.waiting = deque(_Chunk(rank, tuple(part)) for rank, part in enumerate(parts))
-        self._ranks = len(self.waiting)
-
-    @property
-    def unfinished(self) -> bool:
-        return bool(self.waiting or self.pending)
-
-    def send(self, parallel: int | None) -> None:
-        """Send what waits, until so many tasks run."""
-        while self.waiting and (parallel is None or len(self.pending) < max(1, parallel)):
-            chunk = self.waiting.popleft()
-            self.pending[self.submit(chunk)] = chunk
-
-    def collect(self, wait_s: float) -> None:
-        """Take what is ready; what failed and may work the next time waits again, each fit by itself."""
-        import ray
-
-        ready, _ = ray.wait(list(self.pending), timeout=wait_s)
-        for ref in ready:
-            chunk = self.pending.pop(ref)
-            hung = chunk.rank in self.hung
-            outcomes = [HUNG] * len(chunk.jobs) if hung else _result(ref, len(chunk.jobs))
-            retry = [i for i, outcome in zip(chunk.jobs, outcomes, strict=True) if _may_work(outcome)]
-            if chunk.last_try:
-                retry = []
-            for i, outcome in zip(chunk.jobs, outcomes, strict=True):
-                if i not in retry:
-                    self.outcomes[i] = outcome
-                    self.done += 1
-                    self.failed += isinstance(outcome, Failure)
-                elif isinstance(outcome, Failure):
-                    job, reason = self.jobs[i], outcome.reason
-                    event("prophet_retry", level=logging.WARNING, series=job.series, target=job.target, reason=reason)
-            for part in [tuple(retry)] if hung and retry else [(i,) for i in retry]:
-                self.waiting.append(_Chunk(self._ranks, part, last_try=True))
-                self._ranks += 1
-
-    def running(self) -> list[int]:
-        """Ranks of the tasks that Ray has."""
-        return [chunk.rank for chunk in list(self.pending.values())]
-
-    def give_up(self, ranks: Sequence[int]) -> None:
-        """Cancel tasks that hang. Called by the watchdog, before it ends their processes: Ray must not resend them."""
-        import ray
-
-        self.hung.update(ranks)
-        for ref, chunk in list(self.pending.items()):
-            if chunk.rank in ranks:
-                ray.cancel(ref, force=True)
-
-    def cancel(self) -> None:
-        """Let nothing run on."""
-        import ray
-
-        for ref in self.pending:
-            ray.cancel(ref, force=True)
+        shutil.rmtree(scratch, ignore_errors=True)  # what processes that were killed left behind
+    return _collect(jobs, outcomes, scalers, step_s=step_s, started=started)
 
 
 def fit_jobs(
@@ -277,84 +156,113 @@ def fit_jobs(
     return jobs
 
 
-def chunks(sizes: Sequence[int], limit: int = CHUNK_ROWS) -> Iterator[range]:
-    """Cut ``range(len(sizes))`` into runs that hold at most ``limit`` rows, or one job."""
-    start = held = 0
-    for i, size in enumerate(sizes):
-        if i > start and held + size > limit:
-            yield range(start, i)
-            start, held = i, 0
-        held += size
-    if start < len(sizes):
-        yield range(start, len(sizes))
+@contextmanager
+def own_folder(scratch: str, node_id: str) -> Iterator[None]:
+    """Let CmdStan keep its files in a folder that is gone afterwards, and use one thread.
 
+    CmdStanPy makes one folder a process and removes it when that ends well; Ray kills its processes. So every task
+    lends it a folder of its own, in one that the driver removes whatever happens.
 
-def _fit_chunk(
-    jobs: Sequence[FitJob], settings: ProphetSettings, horizon: int, seed: int, mailbox: Any, rank: int
-) -> list[Outcome]:
+    Args:
+        scratch: The driver's folder, to make it in.
+        node_id: The driver's node. There, a scratch folder that is gone means that nobody waits for the fits any more;
+            on any other it has to be made.
+
+    Raises:
+        FileNotFoundError: If nobody waits.
+    """
     import ray
 
-    stacks.listen()
-    # The driver's folder does not exist on other nodes; without it, CmdStan falls back to /tmp.
-    Path(os.environ["TMPDIR"]).mkdir(parents=True, exist_ok=True)
-    post = (lambda beat: None) if mailbox is None else mailbox.post.remote
-    node_id = ray.get_runtime_context().get_node_id()
-    beats = Beats(post, candidate="prophet", rank=rank, node_id=node_id)
-    outcomes: list[Outcome] = []
-    for job in jobs:
-        beats("fitting", series=job.series, target=job.target, done=len(outcomes), force=not outcomes)
-        outcomes.append(_outcome(job, settings, horizon, seed))
-    return outcomes
-
-
-def _may_work(outcome: Outcome) -> bool:
-    return isinstance(outcome, Failure) and outcome.again
-
-
-def _outcome(job: FitJob, settings: ProphetSettings, horizon: int, seed: int) -> Outcome:
+    elsewhere = ray.get_runtime_context().get_node_id() != node_id
+    if elsewhere:
+        Path(scratch).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(dir=scratch)
     try:
-        return fit_series(job, settings, horizon=horizon, seed=seed)
-    except FltsError as error:
-        return Failure(f"{type(error).__name__}: {error}")
-    except Exception as error:  # noqa: BLE001  one series must not end the job; the reason is reported
-        return Failure(f"{type(error).__name__}: {error}", again=True)
+        with _set(tempfile, tempdir=folder):  # where CmdStanPy makes its own when it is imported
+            import cmdstanpy
+        users = [found for name, found in sys.modules.items() if name.split(".")[0] == cmdstanpy.__name__]
+        with ExitStack() as stack:
+            for module in users:
+                if hasattr(module, FOLDER):
+                    stack.enter_context(_set(module, **{FOLDER: folder}))
+            stack.enter_context(_environment(PINS))
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if elsewhere:
+            with suppress(OSError):  # another process of this node still has a folder in it
+                Path(scratch).rmdir()
 
 
-def _result(ref: Any, size: int) -> list[Outcome]:
-    import ray
-
+@contextmanager
+def _set(place: Any, **values: Any) -> Iterator[None]:
+    before = {name: getattr(place, name) for name in values}
     try:
-        results: list[Outcome] = ray.get(ref)
-    except ray.exceptions.RayError as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        return [Failure(reason, ClusterError, again=True)] * size
-    return results
+        for name, value in values.items():
+            setattr(place, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(place, name, value)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _fit_with(settings: Settings) -> Callable[[FitJob], TargetFit]:
+    return partial(_fit, settings=settings.prophet, horizon=settings.windows.horizon, seed=settings.seed)
+
+
+def _fit(job: FitJob, settings: ProphetSettings, horizon: int, seed: int) -> TargetFit:
+    return fit_series(job, settings, horizon=horizon, seed=seed)
+
+
+def _counted(on_progress: OnProgress, total: int) -> Callable[[int, int], None]:
+    return lambda done, failed: on_progress(ProphetProgress(done=done, failed=failed, total=total))
 
 
 def _collect(
     jobs: Sequence[FitJob],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TargetFit | Failure],
     scalers: Mapping[str, Sequence[ColumnScaler]],
     *,
     step_s: float,
     started: float,
 ) -> ProphetFit:
     fits: dict[str, list[TargetFit]] = {}
-    failures: dict[tuple[str, str], str] = {}
-    kind: type[FltsError] | None = None
+    failed: dict[tuple[str, str], Failure] = {}
     for job, outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Failure):
-            failures[job.series, job.target] = outcome.reason
-            kind = kind or outcome.kind
+            failed[job.series, job.target] = outcome
         else:
             fits.setdefault(job.series, []).append(outcome)
-    whole = {name: parts for name, parts in fits.items() if all(name != series for series, _ in failures)}
-    kind = kind or TrainingError
+    broken = {series for series, _ in failed}
+    whole = {name: parts for name, parts in fits.items() if name not in broken}
+    kinds = (
+        failure.kind for failure in failed.values() if issubclass(failure.kind, StalledError | InfrastructureError)
+    )
+    kind = next(kinds, TrainingError)
     if not whole:
-        (series, target), reason = next(iter(failures.items()))
+        (series, target), failure = next(iter(failed.items()))
         raise kind(
             f"Prophet could be fitted on none of {len(jobs)} (series, target) pairs; the first, "
-            f"series '{series}' target '{target}', failed with {reason}"
+            f"series '{series}' target '{target}', failed with {failure.reason}"
         )
-    forecaster = ProphetForecaster(whole, scalers, step_s=step_s)
-    return ProphetFit(forecaster=forecaster, failures=failures, kind=kind, fit_s=clock.perf_counter() - started)
+    return ProphetFit(
+        forecaster=ProphetForecaster(whole, scalers, step_s=step_s),
+        failures={pair: failure.reason for pair, failure in failed.items()},
+        kind=kind,
+        again=any(failure.again for failure in failed.values()),
+        fit_s=clock.perf_counter() - started,
+    )

@@ -20,9 +20,11 @@ from flts_ray.evaluation.intervals import pack
 from flts_ray.evaluation.stage import calibrated, validate
 from flts_ray.models.base import Forecaster
 from flts_ray.models.bundle import Bundle, BundleIdentity
+from flts_ray.telemetry import tracing, trails
 from flts_ray.telemetry.heartbeat import Beat, Pulse
 from flts_ray.telemetry.logging import event
 from flts_ray.training.capacity import Job, run_jobs
+from flts_ray.training.examples import left_out
 from flts_ray.training.watchdog import Watchdog
 
 WORTH_TELLING = {
@@ -82,6 +84,7 @@ def train_candidates(
         known = None if settings.run.force else _known(candidates, name)
         if known is not None:
             event("candidate_reused", candidate=kind, candidate_id=name)
+            trails.follow(store, name)
             found[kind] = known
     missing = [kind for kind in settings.candidates if kind not in found]
     if not missing:
@@ -130,22 +133,40 @@ def identity_of(claim: Claim, name: str) -> BundleIdentity:
     )
 
 
-def bundle_of(forecaster: Forecaster, name: str, dataset: Dataset, settings: Settings) -> Bundle:
-    """A fitted forecaster with its intervals, and a snapshot of what it was trained on."""
-    validation = validate(forecaster, dataset.frames, settings)
+def bundle_of(
+    forecaster: Forecaster, name: str, dataset: Dataset, settings: Settings, *, judged: Forecaster | None = None
+) -> Bundle:
+    """A fitted forecaster with its intervals, and a snapshot of what it was trained on: of the stations it knows.
+
+    Args:
+        forecaster: The model.
+        name: The candidate's id.
+        dataset: What it was trained on.
+        settings: The whole configuration.
+        judged: The same model without the validation rows, if it was trained on them too; its errors make
+            the intervals.
+    """
+    raws = [raw for raw in dataset.raws if forecaster.knows(raw.series)]
+    frames = [frame for frame in dataset.frames if forecaster.knows(frame.series)]
+    transforms = {series: found for series, found in dataset.transforms.items() if forecaster.knows(series)}
+    validation = validate(judged or forecaster, frames, settings)
     return Bundle.create(
         forecaster,
-        dataset.transforms,
+        transforms,
         identity_of(dataset.claim, name),
         target_unit=dataset.target_unit,
-        intervals=pack(calibrated(validation, dataset.frames, settings)),
-        snapshot=take_snapshot(dataset.raws, dataset.frames, dataset.transforms, validation),
+        intervals=pack(calibrated(validation, frames, settings)),
+        snapshot=take_snapshot(raws, frames, transforms, validation),
     )
 
 
 def _known(candidates: CandidateStore, name: str) -> FittedCandidate | None:
     try:
-        return candidates.find(name)
+        known = candidates.find(name)
+        if known is not None and known.summary.again:
+            event("candidate_incomplete", candidate_id=name, series=len(known.summary.failures))
+            return None
+        return known
     except BundleError as error:
         event("candidate_damaged", candidate_id=name, reason=str(error))
         candidates.forget(name)
@@ -199,7 +220,8 @@ class _Fits:
         with hold(self.store, f"candidate-{name}", owner=self.owner, wait_s=wait_s, on_wait=waiting):
             known = None if self.settings.run.force else _known(self.candidates, name)
             if known is None:
-                return self.fit_anew(kind, name)
+                with tracing.span("fit", candidate=kind, candidate_id=name):
+                    return self.fit_anew(kind, name)
             event("candidate_reused", candidate=kind, candidate_id=name)
             return known
 
@@ -212,6 +234,7 @@ class _Fits:
         fitted = self.candidates.save(bundle_of(forecaster, name, self.dataset, self.settings), summary)
         if kind in self.run_names:
             self.store.delete(f"checkpoints/{self.run_names[kind]}")  # the candidate is safe without them
+        trails.leave(self.store, name)
         self.pulse.beat({"candidate": kind, "stage": "fitted", "fit_s": summary.fit_s})
         event(
             "fit_done",
@@ -225,6 +248,9 @@ class _Fits:
     def recurrent(self, kind: str, name: str) -> tuple[Forecaster, FitSummary]:
         from flts_ray.training.trainer import fit_on_ray
 
+        short = left_out(self.dataset.frames, self.settings)
+        for series, reason in short.items():
+            event("series_left_out", level=logging.WARNING, candidate=kind, series=series, reason=reason)
         run_name = f"{name}-{self.owner or time.time_ns()}" if self.settings.run.force else name
         fitted = fit_on_ray(
             "gru" if kind == "gru" else "lstm",
@@ -248,6 +274,7 @@ class _Fits:
                 "train_windows": result.train_windows,
                 "validation_windows": result.validation_windows,
                 "workers": result.workers,
+                **({"left_out": short} if short else {}),
                 **({"resumed_from_epoch": fitted.resumed_from_epoch} if fitted.resumed_from_epoch else {}),
             },
         )
@@ -277,10 +304,9 @@ class _Fits:
             relay=self.relay,
             watchdog=self.watchdog,
         )
-        if fit.failures:
-            (series, target), reason = next(iter(fit.failures.items()))
-            raise fit.kind(
-                f"{len(fit.failures)} Prophet fits failed, the first on '{target}' of series '{series}': {reason}"
-            )
-        summary = FitSummary(kind="prophet", candidate_id=name, fit_s=fit.fit_s)
+        failures: dict[str, str] = {}
+        for (series, target), reason in fit.failures.items():
+            event("prophet_failed", level=logging.WARNING, series=series, target=target, reason=reason)
+            failures.setdefault(series, f"Prophet could not be fitted on {target}: {reason}")
+        summary = FitSummary(kind="prophet", candidate_id=name, fit_s=fit.fit_s, failures=failures, again=fit.again)
         return fit.forecaster, summary

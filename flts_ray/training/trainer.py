@@ -25,6 +25,7 @@ from flts_ray.errors import (
 from flts_ray.models.recurrent import RECURRENT, Cell
 from flts_ray.redaction import redacted
 from flts_ray.telemetry.logging import event
+from flts_ray.telemetry.origin import origin
 from flts_ray.training.fit import FittedRecurrent
 from flts_ray.training.loop_state import EpochMetrics, FitResult
 from flts_ray.training.relay import Relay
@@ -123,6 +124,7 @@ def _trainer(
             "dataset_id": dataset_id,
             "settings": settings.model_dump_json(),
             "mailbox": relay.mailbox,
+            "origin": origin(),
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=training.workers,

@@ -18,8 +18,10 @@ from flts_ray.config import Settings
 from flts_ray.data.dataset import load_dataset
 from flts_ray.data.storage import Store
 from flts_ray.errors import FltsError, InfrastructureError
+from flts_ray.telemetry import tracing
 from flts_ray.telemetry.heartbeat import CONTROLLER, Beats
 from flts_ray.telemetry.memory import rss_mb
+from flts_ray.telemetry.origin import joined
 from flts_ray.training import stacks
 from flts_ray.training.checkpoint import checkpoint_name, newest_checkpoint, read_checkpoint, write_checkpoint
 from flts_ray.training.communicator import TorchCommunicator
@@ -61,12 +63,21 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     stacks.listen()
     context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    cell = config["cell"]
+    with joined(config["origin"], "train.worker", node_id=_node_id(), rank=rank, candidate=cell, workers=workers):
+        return _train(config)
+
+
+def _train(config: dict[str, Any]) -> dict[str, Any]:
+    context = ray.train.get_context()
     settings = Settings.model_validate_json(config["settings"])
     beats = _beats(config["cell"], context.get_world_rank(), config["mailbox"])
     before_mb = rss_mb()
     beats("loading", rss_mb=before_mb, force=True)
     try:
-        dataset = load_dataset(config["store"], config["dataset_id"], test=False)
+        with tracing.span("load", dataset_id=config["dataset_id"]):
+            dataset = load_dataset(config["store"], config["dataset_id"], test=False)
         beats("loaded", rss_mb=rss_mb(), rss_before_mb=before_mb, force=True)
         checkpoints: Store = config["checkpoints"]
         resume = _resume(checkpoints, beats)
@@ -86,6 +97,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     except FltsError as error:
         if isinstance(error, InfrastructureError) and context.get_world_size() > 1:
             raise
+        tracing.note("refused", error=error.name, reason=str(error))
         return {"error": error.name, "message": str(error)}
     beats("finished", force=True)
     meta, arrays = fitted.forecaster.state()
@@ -119,6 +131,7 @@ class Progress:
         """Tell of an epoch: to the driver at once, and to Ray Train with a checkpoint of rank 0."""
         context = ray.train.get_context()
         self._epoch, self._last = metrics.epoch + 1, None
+        tracing.note("epoch", **asdict(metrics))
         if context.get_world_rank() != 0:
             self._beats("checkpoint", epoch=metrics.epoch, rss_mb=metrics.rss_mb, gpu_mb=_gpu_mb(), force=True)
             ray.train.report({"epoch": metrics.epoch})
@@ -179,4 +192,8 @@ def _gpu_mb() -> float:
 
 
 def _beats(candidate: str, rank: int, mailbox: Any) -> Beats:
-    return Beats(mailbox.post.remote, candidate=candidate, rank=rank, node_id=ray.get_runtime_context().get_node_id())
+    return Beats(mailbox.post.remote, candidate=candidate, rank=rank, node_id=_node_id())
+
+
+def _node_id() -> str:
+    return str(ray.get_runtime_context().get_node_id())

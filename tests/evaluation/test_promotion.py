@@ -171,3 +171,21 @@ def test_every_state_has_its_exit_code_and_the_verdict_is_json():
     }
     verdict = judge()
     assert type(verdict).model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_a_baseline_that_lacks_a_series_is_beaten_on_the_others():
+    """Pooled over the same rows: persistence and every candidate have series b, ridge has not."""
+    lacks = {("ridge", "*", "down"): None, ("ridge", "b", "down"): None, ("ridge", "a", "down"): 0.036}
+
+    def with_squares(board):
+        rows = [
+            row if row.rmse_scaled is None else row.model_copy(update={"mse_scaled": row.rmse_scaled**2})
+            for row in board.rows
+        ]
+        return board.model_copy(update={"rows": tuple(rows)})
+
+    assert judge(board=with_squares(make_board(GOOD, per_series=lacks))).champion == "gru"
+    beaten = {**lacks, ("gru", "a", "down"): 0.0365}
+    verdict = judge(board=with_squares(make_board(GOOD, per_series=beaten)))
+    assert (verdict.champion, verdict.best) == ("lstm", "gru")
+    assert "gru does not beat ridge on down: scaled RMSE 0.03650 against 0.03600." in verdict.reasons

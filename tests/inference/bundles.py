@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from flts_ray.config import Settings
 from flts_ray.data.frame import RawFrame, SeriesFrame
@@ -72,9 +73,10 @@ def make_bundle(
     target: str = "delta",
     calibrated: bool = True,
     train_rows: int = 400,
+    vectors: int = 0,
     **sections: Any,
 ) -> Made:
-    """A bundle whose network nobody trained; ``ridge`` is fitted."""
+    """A bundle whose network nobody trained, told stations apart by so many numbers; ``ridge`` is fitted."""
     settings = Settings.model_validate(
         {
             "features": {"ema_spans": (3, 6), "rolling_std": (5,), "profile": True},
@@ -86,7 +88,7 @@ def make_bundle(
     raws = {name: station_rows(name) for name in series}
     transforms = {name: Transform.fit(raw.head(train_rows), settings, STEP_S) for name, raw in raws.items()}
     frames = {name: transforms[name].apply(raw, train_rows) for name, raw in raws.items()}
-    forecaster = _forecaster(kind, frames, transforms, settings, layers, target)
+    forecaster = _forecaster(kind, frames, transforms, settings, layers, target, vectors)
     states = interval_states(forecaster, list(frames.values()), settings) if calibrated else {}
     bundle = Bundle.create(forecaster, transforms, IDENTITY, target_unit="bits", intervals=pack(states))
     return Made(bundle, raws, frames, settings)
@@ -99,6 +101,7 @@ def _forecaster(
     settings: Settings,
     layers: int,
     target: str,
+    vectors: int,
 ) -> Forecaster:
     if kind == "ridge":
         return Ridge.fit(list(frames.values()), transforms, settings)
@@ -113,7 +116,13 @@ def _forecaster(
             "hidden_size": 8,
             "num_layers": layers,
             "target": target,
+            "series": tuple(transforms) if vectors else (),
+            "series_embedding": vectors,
         }
     )
+    net = RecurrentNet(shape, seed=3)
+    if vectors:
+        numbers = np.random.default_rng(3).normal(size=net.series.shape)
+        net.series.data[:] = torch.from_numpy(numbers)
     scalers = {name: transform.target_scalers for name, transform in transforms.items()}
-    return RECURRENT[shape.cell](RecurrentNet(shape, seed=3), scalers)
+    return RECURRENT[shape.cell](net, scalers)

@@ -52,8 +52,12 @@ def values(answers: Sequence[Forecast | FltsError]) -> list[np.ndarray]:
 @hypothesis_settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize(
     "made",
-    [DEFAULT, make_bundle(kind="lstm", horizon=3, series=("north", "south"), **CLASSIC)],
-    ids=["gru", "classic lstm"],
+    [
+        DEFAULT,
+        make_bundle(kind="lstm", horizon=3, series=("north", "south"), **CLASSIC),
+        make_bundle(horizon=3, series=("south", "north"), vectors=2),
+    ],
+    ids=["gru", "classic lstm", "stations told apart"],
 )
 def test_a_batch_is_what_the_bundle_forecasts_of_each(made: Made, data: st.DataObject) -> None:
     histories = []

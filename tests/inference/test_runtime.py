@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import logging
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from flts_ray.errors import BundleError
 from flts_ray.inference import runtime
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.runtime import OnnxForecaster, choose_runtime, network_graph
+from flts_ray.models.bundle import Bundle
 from tests.inference.bundles import make_bundle
 
 pytestmark = pytest.mark.unit
@@ -29,6 +32,24 @@ def test_the_translated_network_gives_the_same_forecasts(kind: str, layers: int,
     wanted = made.bundle.forecaster.predict(frame, origins)
     np.testing.assert_allclose(chosen.forecaster.predict(frame, origins), wanted, rtol=1e-5)
     assert chosen.forecaster.predict(frame, origins[:0]).shape == (0, 4, 1)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_stations_are_told_apart_by_both_runtimes_alike(kind: str, layers: int, tmp_path: Path) -> None:
+    made = make_bundle(kind=kind, layers=layers, horizon=2, series=("south", "north"), vectors=3, calibrated=False)
+    made.bundle.save(tmp_path)
+    forecaster = Bundle.load(tmp_path).forecaster
+    translated = choose_runtime(forecaster, "onnx").forecaster
+    origins = np.arange(9, 500)
+    for frame in made.frames.values():
+        wanted = made.bundle.forecaster.predict(frame, origins)
+        np.testing.assert_array_equal(forecaster.predict(frame, origins), wanted)
+        np.testing.assert_allclose(translated.predict(frame, origins), wanted, rtol=1e-5)
+    forecaster.scalers["south"] = forecaster.scalers["north"]
+    as_south = replace(made.frames["north"], series="south")
+    north, south = (translated.predict(frame, origins) for frame in (made.frames["north"], as_south))
+    assert np.median(np.abs(north / south - 1)) > 1e-3
 
 
 def test_windows_in_several_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +106,9 @@ def test_other_choices_and_kinds_keep_their_forecaster() -> None:
     assert (chosen.forecaster, chosen.name) == (ridge, "numpy")
 
 
-def test_the_graph_is_a_valid_model() -> None:
+@pytest.mark.parametrize("vectors", [0, 2])
+def test_the_graph_is_a_valid_model(vectors: int) -> None:
     import onnx
 
-    meta, weights = make_bundle(kind="lstm", layers=2, calibrated=False).bundle.forecaster.state()
+    meta, weights = make_bundle(kind="lstm", layers=2, vectors=vectors, calibrated=False).bundle.forecaster.state()
     onnx.checker.check_model(onnx.load_model_from_string(network_graph(meta["shape"], weights)), full_check=True)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from flts_ray.config import FeatureSettings
+from flts_ray.config import FeatureSettings, canonical_json
 from flts_ray.data.frame import SeriesFrame
 from flts_ray.data.scaling import ColumnScaler
 from flts_ray.errors import BundleError, DataError, TooFewRowsError
 from flts_ray.models import recurrent
-from flts_ray.models.recurrent import RECURRENT, Cell, RecurrentForecaster, RecurrentNet, RecurrentShape
+from flts_ray.models.recurrent import (
+    RECURRENT,
+    Cell,
+    GRUForecaster,
+    RecurrentForecaster,
+    RecurrentNet,
+    RecurrentShape,
+)
 from tests.evaluation.causality import assert_causal
 from tests.models.processes import autoregressive, plain_frame, station, tiny_settings
 
@@ -134,6 +142,74 @@ def test_a_broken_state_is_refused():
         RECURRENT["lstm"].from_state(meta, arrays)
     with pytest.raises(BundleError, match=r"head\.bias"):
         RECURRENT["gru"].from_state(meta, {name: a for name, a in arrays.items() if name != "head.bias"})
+
+
+def told_apart(cell: Cell, *series: str) -> RecurrentForecaster:
+    """An untrained network that tells stations apart, by vectors that are not the initial ones."""
+    plain = forecaster(cell, horizon=2)
+    shape = RecurrentShape(**{**dict(plain.net.shape), "series": series, "series_embedding": 3})
+    net = RecurrentNet(shape, seed=1)
+    with torch.no_grad():
+        net.series += torch.arange(net.series.numel()).view_as(net.series) / 3
+    return RECURRENT[cell](net, dict.fromkeys(sorted(series), plain.scalers["a"]))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_network_that_tells_no_stations_apart_is_the_plain_one_to_the_bit(cell):
+    model = forecaster(cell, layers=2, horizon=2)
+    shape, rows = model.net.shape, torch.randn(5, 4, 2)
+    layer = torch.nn.GRU if cell == "gru" else torch.nn.LSTM
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        encoder = layer(shape.n_features, shape.hidden_size, shape.num_layers, batch_first=True)
+        head = torch.nn.Linear(shape.hidden_size, shape.horizon)
+    wanted = head(encoder(rows)[0][:, -1]).view(5, 2, 1)
+    assert torch.equal(model.net(rows), wanted)
+    assert torch.equal(model.net(rows, torch.arange(5)), wanted)
+    meta, weights = model.state()
+    assert len(weights) == len(list(encoder.parameters())) + 2
+    assert not {"series", "series_embedding"} & set(meta["shape"])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_stations_differ_only_by_their_vectors(cell):
+    frame, origins = frame_of(), np.arange(3, 60)
+    model = told_apart(cell, "b", "a")
+    own, other = (model.predict(dataclasses.replace(frame, series=name), origins) for name in "ab")
+    assert np.abs(own / other - 1).min() > 1e-4
+    with torch.no_grad():
+        model.net.series[0] = model.net.series[1]
+    np.testing.assert_array_equal(model.predict(dataclasses.replace(frame, series="b"), origins), own)
+
+
+def test_all_stations_start_alike():
+    net = RecurrentNet(told_apart("gru", "a", "b").net.shape, seed=1)
+    rows = torch.randn(1, 4, 2).expand(2, -1, -1)
+    one, other = net(rows, torch.tensor([0, 1]))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_names_of_stations_survive_a_file_in_their_order(cell):
+    model, frame = told_apart(cell, "b", "a"), frame_of()
+    meta, arrays = model.state()
+    again = RECURRENT[cell].from_state(json.loads(canonical_json(meta)), arrays)
+    assert again.net.shape == model.net.shape
+    for name in "ab":
+        of_one = dataclasses.replace(frame, series=name)
+        np.testing.assert_array_equal(again.predict(of_one, np.array([9])), model.predict(of_one, np.array([9])))
+
+
+def test_contradictions_about_stations_are_refused():
+    model = told_apart("gru", "b", "a")
+    with pytest.raises(DataError, match=r"'c' is unknown.*trained on a, b"):
+        model.predict(dataclasses.replace(frame_of(), series="c"), np.array([5]))
+    with pytest.raises(ValueError, match="which station"):
+        model.net(torch.zeros(1, 4, 2))
+    meta, arrays = model.state()
+    for shape in ({"series": ["a"]}, {"series": ["a", "c"]}, {"series": []}, {"series_embedding": 0}):
+        with pytest.raises(BundleError, match="'gru'"):
+            GRUForecaster.from_state({**meta, "shape": {**meta["shape"], **shape}}, arrays)
 
 
 def test_wrong_frames_are_refused_with_the_reason():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,6 +26,16 @@ FAST_DETECTION = {
     "RAY_health_check_failure_threshold": "3",
 }
 """A dead node is found after some 5 s; by default after 13."""
+
+HEAD_ID = "f" * 51 + "00000"
+AUTOSCALING = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+"""Ray's own autoscaler, the one that KubeRay runs, with a provider that starts nodes on this machine."""
 
 
 @dataclass
@@ -77,11 +90,23 @@ class RayCluster:
             "RAY_AUTH_TOKEN": self._token,
         }
 
-    def start(self, nodes: int) -> None:
+    def start(self, nodes: int, *, scales_to: int = 0) -> None:
+        """Start the head and so many nodes.
+
+        Args:
+            nodes: Nodes that are there from the start.
+            scales_to: Nodes that Ray's autoscaler may add when something waits for them.
+        """
         self._port, client = free_ports(2)
+        more = []
+        if scales_to:
+            config = self._folder / "autoscaler.yaml"
+            config.write_text(json.dumps(_autoscaler(f"127.0.0.1:{self._port}", scales_to)), encoding="utf-8")
+            more = [f"--autoscaling-config={config}"]
         self._head = self._start(
             ["--head", f"--port={self._port}", f"--ray-client-server-port={client}", f"--temp-dir={self._folder}",
-             "--num-cpus=0", "--include-dashboard=false"]
+             "--num-cpus=0", "--include-dashboard=false", *more],
+            AUTOSCALING if scales_to else {},
         )  # fmt: skip
         for _ in range(nodes):
             self.add_node()
@@ -104,7 +129,7 @@ class RayCluster:
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, arguments: list[str]) -> RayNode:
+    def _start(self, arguments: list[str], more: Mapping[str, str] | None = None) -> RayNode:
         ray = Path(sys.executable).parent / "ray"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         before = self._alive() if self._head else set()
@@ -115,6 +140,7 @@ class RayCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
+            **(more or {}),
         }
         environment.pop("RAY_ADDRESS")
         log = (self._folder / "start.log").open("ab")
@@ -126,7 +152,7 @@ class RayCluster:
                 stderr=log,
                 start_new_session=True,
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not self._alive() - before:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"ray did not start:\n{(self._folder / 'start.log').read_text()[-2000:]}")
@@ -139,12 +165,47 @@ class RayCluster:
             "from ray._raylet import GcsClient; import sys; "
             "print(*(i.hex() for i, n in GcsClient(address=sys.argv[1]).get_all_node_info().items() if n.state == 0))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, f"127.0.0.1:{self._port}"],
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code, f"127.0.0.1:{self._port}"],
+                env={**os.environ, **self.environment},
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return set()
         return set(done.stdout.split()) if done.returncode == 0 else set()
+
+
+def _autoscaler(address: str, nodes: int) -> dict[str, Any]:
+    """What ``ray start --autoscaling-config`` reads: from no node of one CPU up to so many."""
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "scaling",
+        "max_workers": nodes,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        "provider": {
+            "type": "external",  # "fake_multinode" reads a file of defaults that the wheel lacks
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "disable_node_updaters": True,
+            "gcs_address": address,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+        },
+        "auth": {},
+        "docker": {},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": nodes},
+        },
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{name}_commands": [] for name in commands},
+    }

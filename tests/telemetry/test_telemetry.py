@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from rich.console import Console
 from flts_ray.telemetry import logging as log
 from flts_ray.telemetry.heartbeat import Beat, Beats, Pulse
 from flts_ray.telemetry.memory import rss_mb
+from flts_ray.telemetry.origin import joined, origin
 from flts_ray.telemetry.progress import ProgressBars
 
 pytestmark = pytest.mark.unit
@@ -27,10 +29,7 @@ pytestmark = pytest.mark.unit
 def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """What has been written to stderr since the last look."""
     yield lambda: capsys.readouterr().err
-    for handler in log.LOGGER.handlers[:]:
-        log.LOGGER.removeHandler(handler)
-        handler.close()
-    log.LOGGER.propagate = True
+    log.reset()
 
 
 def parsed(text: str) -> list[dict[str, object]]:
@@ -76,6 +75,68 @@ def test_configuring_again_does_not_double_the_lines(stderr: Callable[[], str]) 
     log.configure()
     log.event("once")
     assert len(parsed(stderr())) == 1
+
+
+def test_every_line_names_its_place_whichever_thread_it_comes_from(stderr: Callable[[], str]) -> None:
+    log.configure()
+    with log.bound(job=None, run="r-1", dataset=""):
+        log.event("before")
+        log.bind(dataset="d-1")
+        thread = threading.Thread(target=lambda: log.event("elsewhere", run="own"))
+        thread.start()
+        thread.join()
+        with log.bound(run="inner", rank=0):
+            log.bind(more=1)
+            log.event("inside")
+        log.event("again")
+        assert log.whereabouts() == {"host": socket.gethostname(), "run": "r-1", "dataset": "d-1"}
+    log.event("after")
+    lines = parsed(stderr())
+    assert {line.pop("host", "") for line in lines[:4]} == {socket.gethostname()}
+    assert [{name: value for name, value in line.items() if name not in ("ts", "level")} for line in lines] == [
+        {"event": "before", "run": "r-1"},
+        {"event": "elsewhere", "run": "own", "dataset": "d-1"},  # what an event says itself goes before its place
+        {"event": "inside", "run": "inner", "dataset": "d-1", "rank": 0, "more": 1},
+        {"event": "again", "run": "r-1", "dataset": "d-1"},
+        {"event": "after"},
+    ]
+
+
+def test_early_events_learn_their_place_when_the_run_is_known(stderr: Callable[[], str], tmp_path: Path) -> None:
+    log.configure()
+    log.event("early")
+    with log.bound(job="raysubmit_1", run="r-1"), log.events_to(tmp_path / "events.jsonl"):
+        log.event("late")
+    assert [line.get("run") for line in parsed(stderr())] == [None, "r-1"]
+    kept = parsed((tmp_path / "events.jsonl").read_text(encoding="utf-8"))
+    assert [(line["event"], line["job"], line["run"]) for line in kept] == [
+        ("early", "raysubmit_1", "r-1"),
+        ("late", "raysubmit_1", "r-1"),
+    ]
+
+
+def test_binding_outside_of_everything_changes_nothing(stderr: Callable[[], str]) -> None:
+    log.configure()
+    log.bind(run="r-1")
+    log.event("plain")
+    assert set(parsed(stderr())[0]) == {"ts", "level", "event"}
+
+
+def test_a_worker_writes_lines_that_name_whose_work_it_does_and_itself(stderr: Callable[[], str]) -> None:
+    with log.bound(job="j-1", run="r-1", rank=9, pid=1, node_id="of the driver"):
+        sent = origin()
+    assert sent.fields == {"job": "j-1", "run": "r-1"}
+    with joined(sent, "train.worker", node_id="n-1", rank=0):
+        log.event("checkpoint_damaged", epoch=2)
+    with joined(sent, "prophet.worker", node_id="n-1"):
+        log.event("again")  # the same process, another task
+    lines = parsed(stderr())
+    assert [line["event"] for line in lines if "work" in line] == ["work_started", "work_done"] * 2
+    first, second = (line for line in lines if "work" not in line)
+    place = {"job": "j-1", "run": "r-1", "node_id": "n-1", "host": socket.gethostname(), "pid": os.getpid()}
+    assert first.items() >= {**place, "event": "checkpoint_damaged", "rank": 0, "epoch": 2}.items()
+    assert second.items() >= {**place, "event": "again"}.items()
+    assert "rank" not in second
 
 
 def test_every_listener_gets_every_beat_one_at_a_time() -> None:

@@ -54,6 +54,9 @@ class FakeStore:
     def gateway(self) -> Gateway:
         return cast(Gateway, self)
 
+    def page_of(self, experiment_id: str, run_id: str) -> str:
+        return f"fake/{run_id}"
+
     def by_key(self, key: str) -> StoredRun:
         (run,) = (run for run in self.runs.values() if run.tags["flts.run_key"] == key)
         return run

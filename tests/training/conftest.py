@@ -28,7 +28,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Setup:
             "data": {"train": train, "test": test, "targets": ("down", "up")},
             "features": {"ema_spans": (6,), "rolling_std": (), "profile": False},
             "windows": {"lookback": 4, "horizon": 2},
-            "recurrent": {"hidden_size": 8},
+            "recurrent": {"hidden_size": 8, "series_embedding": 2},
             "training": {"epochs": EPOCHS, "batch_size": 33, "cpus_per_worker": 0.5},
         }
     )

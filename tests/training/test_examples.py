@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flts_ray.errors import TooFewRowsError
 from flts_ray.training.batches import Batches
-from flts_ray.training.examples import Examples, build_examples, fit_row_count
+from flts_ray.training.examples import Examples, build_examples, fit_row_count, left_out
 from tests.models.processes import autoregressive, station, tiny_settings
 
 pytestmark = pytest.mark.unit
@@ -74,9 +74,43 @@ def test_the_tail_of_each_station_is_validated():
     assert {int(np.searchsorted([0, 40], o, side="right")) for o in examples.validation_origins} == {1, 2}
 
 
-def test_too_few_rows_are_refused_by_name():
-    with pytest.raises(TooFewRowsError, match="'s1' has no gap-free stretch of 5 rows among the 4"):
-        examples_of(40, 6)
+def test_one_station_with_too_few_rows_is_refused_by_name():
+    with pytest.raises(TooFewRowsError, match=r"'s0' has no gap-free stretch of 5 rows among the 4.*give more rows"):
+        examples_of(6)
+
+
+def test_many_stations_with_too_few_rows_are_refused_together():
+    with pytest.raises(TooFewRowsError, match=r"'s0'.*'s1'.*'s2'.* nor has any of the 2 other series: lower"):
+        examples_of(*[6] * 5)
+
+
+@given(others=st.lists(st.integers(2, 60), min_size=1, max_size=4), place=st.integers(0, 4))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_short_stations_take_no_windows_from_the_others(others, place):
+    rows = [*others[:place], 40, *others[place:]]
+    examples = examples_of(*rows)
+    for i, n in enumerate(rows):
+        fitting, validating = (
+            origins[np.searchsorted(examples.first_rows, origins, side="right") - 1 == i] - examples.first_rows[i]
+            for origins in (examples.train_origins, examples.validation_origins)
+        )
+        windows = max(0, fit_row_count(n, 0.25, 2) - 3 - 2 + 1)
+        assert fitting.tolist() == list(range(2, 2 + windows))
+        assert len(validating) == (n - fit_row_count(n, 0.25, 2) - 2 + 1 if windows else 0)
+
+
+def test_who_is_left_out_is_told_with_the_reason():
+    settings = tiny_settings(lookback=3, horizon=2, validation_fraction=0.25)
+    frames = [station(autoregressive(n), n, settings, series=f"s{n}")[0] for n in (40, 6, 2)]
+    told = left_out(frames, settings)
+    assert list(told) == ["s6", "s2"]
+    assert "has no gap-free stretch of 5 rows among the 4 train rows before its validation tail" in told["s6"]
+
+
+def test_batches_know_the_station_of_each_origin():
+    examples = examples_of(40, 2, 60)
+    batches = Batches(examples, "delta", torch.device("cpu"))
+    assert batches.series(torch.tensor([0, 39, 40, 41, 42, 101])).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_tail_without_a_window_is_refused():

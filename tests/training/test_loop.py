@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from flts_ray.training.loop import epoch_order, shard, train
 from flts_ray.training.loop_state import EpochMetrics, FitResult, LoopState, TrainSpec
 from flts_ray.training.schedule import onecycle
 from tests.models.processes import autoregressive, station, tiny_settings
+from tests.training.ranks import Rank, side_by_side
 
 pytestmark = pytest.mark.unit
 
@@ -134,29 +133,14 @@ def test_a_checkpoint_of_other_settings_is_refused():
         train(lstm, examples, spec, resume=state)
 
 
-class Rank:
-    """One of several ranks that are threads of this process."""
-
-    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, board: dict[int, torch.Tensor]) -> None:
-        self.rank, self.world_size, self._barrier, self._board = rank, world_size, barrier, board
-
-    def sum_(self, values: torch.Tensor) -> None:
-        self._board[self.rank] = values.clone()
-        self._barrier.wait(timeout=60)
-        values.copy_(sum(self._board[rank] for rank in range(self.world_size)))
-        self._barrier.wait(timeout=60)
-
-
 def train_on(world_size: int, **training: object) -> list[tuple[FitResult, RecurrentNet]]:
-    barrier, board = threading.Barrier(world_size), {}
     parts = [setup(**training) for _ in range(world_size)]  # before the threads: seeding is the process's
 
-    def worker(rank: int) -> tuple[FitResult, RecurrentNet]:
-        net, examples, spec = parts[rank]
-        return train(net, examples, spec, comm=Rank(rank, world_size, barrier, board)), net
+    def work(rank: Rank) -> tuple[FitResult, RecurrentNet]:
+        net, examples, spec = parts[rank.rank]
+        return train(net, examples, spec, comm=rank), net
 
-    with ThreadPoolExecutor(world_size) as pool:
-        return list(pool.map(worker, range(world_size)))
+    return side_by_side(world_size, work)
 
 
 @pytest.mark.parametrize("batch_size", [16, 12, 84])

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flts_ray.config import DataSettings, ProphetSettings, Settings, WindowSettings
 from flts_ray.data.frame import SeriesFrame, segment_ids
 from flts_ray.data.scaling import ColumnScaler
-from flts_ray.errors import StalledError, TrainingError
-from flts_ray.models.prophet import TargetFit
-from flts_ray.training import prophet_tasks
-from flts_ray.training.prophet_tasks import ProphetProgress, chunks, fit_jobs, fit_prophet, fit_prophet_local
+from flts_ray.errors import TrainingError
+from flts_ray.training import prophet_tasks, series_tasks
+from flts_ray.training.prophet_tasks import ProphetProgress, fit_jobs, fit_prophet, fit_prophet_local
 
 STEP_S = 600.0
 SETTINGS = Settings(
@@ -44,14 +41,6 @@ def station(name: str, rows: int, seed: int = 0) -> SeriesFrame:
 
 FRAMES = [station("a", 200, 1), station("tiny", 12, 2), station("b", 240, 3)]
 SCALERS = {frame.series: (SCALER, SCALER) for frame in FRAMES}
-
-
-@pytest.mark.unit
-@given(sizes=st.lists(st.integers(1, 50), max_size=30), limit=st.integers(1, 60))
-def test_chunks_cut_all_jobs_in_order_and_stay_within_the_limit(sizes: list[int], limit: int) -> None:
-    found = list(chunks(sizes, limit))
-    assert [i for chunk in found for i in chunk] == list(range(len(sizes)))
-    assert all(sum(sizes[i] for i in chunk) <= limit or len(chunk) == 1 for chunk in found)
 
 
 @pytest.mark.unit
@@ -99,52 +88,13 @@ def test_nothing_fitted_is_an_error() -> None:
         fit_prophet_local([FRAMES[1]], SCALERS, SETTINGS, step_s=STEP_S)
 
 
-FIT = TargetFit(model_json="{}", coefficients=np.zeros((2, 4)), rows=1, converged=True)
-
-
-@pytest.mark.unit
-def test_what_hangs_again_in_a_fresh_process_has_stalled_and_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs[:1], refs[1:]))
-    monkeypatch.setattr(ray, "get", lambda ref: [FIT])
-    cancelled: list[object] = []
-    monkeypatch.setattr(ray, "cancel", lambda ref, force: cancelled.append((ref, force)))
-    monkeypatch.setattr(prophet_tasks, "chunks", lambda sizes: iter([range(2), range(2, 3)]))
-    jobs, sent = fit_jobs([FRAMES[0]], SCALERS, SETTINGS), list[tuple[int, ...]]()
-
-    def submit(chunk: prophet_tasks._Chunk) -> str:
-        sent.append(chunk.jobs)
-        return f"task-{chunk.rank}"
-
-    work = prophet_tasks._Work([*jobs, jobs[0]], submit, [prophet_tasks.HUNG] * 3)
-    work.send(1)
-    assert work.running() == [0]
-    work.give_up([0])
-    work.collect(0)
-    assert (work.done, work.failed) == (0, 0)
-    work.send(1)
-    work.collect(0)
-    work.send(1)
-    assert work.running() == [2]
-    work.give_up([2])
-    work.collect(0)
-    assert not work.unfinished
-    assert sent == [(0, 1), (2,), (0, 1)], "the chunk that hung waits for its second try behind the others"
-    assert cancelled == [("task-0", True), ("task-2", True)]
-    assert (work.done, work.failed) == (3, 2)
-    assert work.outcomes == [prophet_tasks.HUNG, prophet_tasks.HUNG, FIT]
-    with pytest.raises(StalledError, match="fresh process"):
-        prophet_tasks._collect(jobs, work.outcomes[:2], SCALERS, step_s=STEP_S, started=0.0)
-
-
 def scratch_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("flts-prophet-*"))
 
 
 @pytest.mark.ray
 def test_tasks_give_what_this_process_gives(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prophet_tasks, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(series_tasks, "HEARTBEAT_S", 0.2)
     before = scratch_folders()
     seen: list[ProphetProgress] = []
     local = fit_prophet_local(FRAMES, SCALERS, SETTINGS, step_s=STEP_S)
@@ -161,8 +111,8 @@ def test_tasks_give_what_this_process_gives(local_ray: None, monkeypatch: pytest
 
 @pytest.mark.ray
 def test_what_is_not_done_in_time_is_cancelled_and_says_so(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prophet_tasks, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(series_tasks, "HEARTBEAT_S", 0.05)
     before = scratch_folders()
-    with pytest.raises(TrainingError, match=r"not fitted within 0\.01 s"):
+    with pytest.raises(TrainingError, match=r"not done within 0\.01 s"):
         fit_prophet(FRAMES, SCALERS, SETTINGS, step_s=STEP_S, timeout_s=0.01)
     assert scratch_folders() == before

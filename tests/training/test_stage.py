@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -14,6 +15,7 @@ from flts_ray.candidates import FittedCandidate, candidate_id
 from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
 from flts_ray.errors import ResourceError, StalledError, TrainingError
+from flts_ray.models.baselines import Persistence
 from flts_ray.models.bundle import WEIGHTS_FILE
 from flts_ray.telemetry.heartbeat import Beat, Pulse
 from flts_ray.training import prophet_tasks, relay, trainer
@@ -132,6 +134,20 @@ def test_a_fit_is_saved_with_where_it_comes_from_and_how_it_went(bench: Bench, f
     assert fitted.summary.fit_s > 0
 
 
+def test_a_station_too_short_to_learn_from_is_left_out_with_an_event_and_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: Fits, events: list[Event]
+) -> None:
+    bench = make_bench(tmp_path, ("alpha", "short"), late={"short": 5}, candidates=("gru",), training={"epochs": 1})
+    monkeypatch.setattr(fits, "bench", bench)
+    fitted = train(bench, bench.settings, NoRay()).fitted["gru"]
+    ((fields, facts),) = [(fields, fitted.summary.facts) for name, fields in events if name == "series_left_out"]
+    assert (fields["candidate"], fields["series"]) == ("gru", "short")
+    assert "no gap-free stretch of 5 rows among the 4 train rows" in fields["reason"]
+    assert facts["left_out"] == {"short": fields["reason"]}
+    assert facts["train_windows"] + facts["validation_windows"] == 240 - 4
+    assert set(fitted.bundle.manifest.transforms) == {"alpha", "short"}
+
+
 def test_one_that_fails_is_a_failure_with_its_reason_and_the_other_is_fitted(bench: Bench, fits: Fits) -> None:
     fits.refuses = {"gru": TrainingError("the loss of gru is not finite")}
     trained = train(bench, bench.with_settings(seed=3), NoRay())
@@ -218,15 +234,38 @@ def test_a_prophet_that_failed_on_one_series_has_no_result(
     assert trained.failures == {"prophet": "none of 1 fits succeeded"}
 
 
-def test_one_prophet_fit_of_many_that_failed_is_named(
-    bench: Bench, fits: Fits, monkeypatch: pytest.MonkeyPatch
+class Alpha(Persistence):
+    """Stands in for Prophet: knows one station only."""
+
+    def knows(self, series: str) -> bool:
+        return series == "alpha"
+
+
+def test_a_series_that_failed_is_a_row_with_its_reason_and_not_the_end_of_the_others(
+    tmp_path: Path, fits: Fits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any, **__: Any) -> prophet_tasks.ProphetFit:
+    pair = make_bench(tmp_path, ("alpha", "beta"), candidates=("prophet",))
+    asked: list[int] = []
+    again = True
+
+    def partly(*_: Any, **__: Any) -> prophet_tasks.ProphetFit:
+        asked.append(1)
         return prophet_tasks.ProphetFit(
-            forecaster=cast(Any, None), failures={("alpha", "down"): "stalled"}, kind=StalledError, fit_s=1.0
+            forecaster=cast(Any, Alpha.fit(pair.settings)),
+            failures={("beta", "down"): "stalled"},
+            again=again,
+            fit_s=1.0,
         )
 
-    monkeypatch.setattr(prophet_tasks, "fit_prophet", fails)
-    trained = train(bench, bench.with_settings(seed=11, candidates=("prophet",)), NoRay())
-    assert trained.failures["prophet"].endswith("on 'down' of series 'alpha': stalled")
-    assert trained.failure_codes == {"prophet": StalledError.exit_code}
+    monkeypatch.setattr(prophet_tasks, "fit_prophet", partly)
+    trained = train(pair, pair.settings, NoRay())
+    assert trained.failures == {}
+    fitted = trained.fitted["prophet"]
+    assert fitted.summary.failures == {"beta": "Prophet could not be fitted on down: stalled"}
+    assert fitted.bundle.series == ("alpha",), "what it does not know is not in what it is served from"
+    train(pair, pair.settings, NoRay())
+    assert len(asked) == 2, "a fit that may work the next time is tried the next time"
+    again = False
+    train(pair, pair.settings, NoRay())
+    train(pair, pair.settings, NoRay())
+    assert len(asked) == 3, "one that cannot is not"

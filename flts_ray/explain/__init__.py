@@ -1,0 +1,1 @@
+"""What the models look at: shuffled inputs, integrated gradients, the parts of Prophet."""

@@ -1,0 +1,8 @@
+"""Job: preprocess, train, evaluate, promote, report (``flts run``)."""
+
+from __future__ import annotations
+
+from jobs.entry import Job, run_job
+
+if __name__ == "__main__":
+    run_job(Job.PIPELINE)

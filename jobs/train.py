@@ -1,0 +1,8 @@
+"""Job: fit the candidates of a dataset (``flts train --dataset``)."""
+
+from __future__ import annotations
+
+from jobs.entry import Job, run_job
+
+if __name__ == "__main__":
+    run_job(Job.TRAIN)

@@ -1,0 +1,8 @@
+"""Job: search for better settings (``flts tune``)."""
+
+from __future__ import annotations
+
+from jobs.entry import Job, run_job
+
+if __name__ == "__main__":
+    run_job(Job.TUNE)
