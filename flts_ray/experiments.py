@@ -11,6 +11,8 @@ from flts_ray.attempt import Attempt, Tracked
 from flts_ray.candidates import TUNED, CandidateStore, FittedCandidate
 from flts_ray.config import Settings
 from flts_ray.data.dataset import Dataset
+from flts_ray.evaluation.leaderboard import Leaderboard
+from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.stage import Evaluated
 from flts_ray.tracking.trial_runs import TrialRuns
 from flts_ray.training.stage import Trained
@@ -48,7 +50,7 @@ def sweep(trying: Attempt, tracked: Tracked, dataset: Dataset, models: Candidate
     from flts_ray.training.refit import refit_best
     from flts_ray.training.sweep import run_sweep
 
-    with trying.stage("tune", trying.settings.tune.deadline_s), TrialRuns(tracked.parent) as trials:
+    with trying.stage("tune"), TrialRuns(tracked.parent) as trials:
         found = run_sweep(
             dataset.dataset_id,
             trying.settings,
@@ -103,14 +105,20 @@ def explanations(
 
 
 def sections(
-    swept: Swept | None, tested: BacktestResult | None, explained: Explanations | None
+    board: Leaderboard,
+    verdict: Verdict,
+    swept: Swept | None,
+    tested: BacktestResult | None,
+    explained: Explanations | None,
 ) -> tuple[ReportSection, ...]:
-    """What the report shows of these."""
+    """What the report shows of these, and of single stations where there are several."""
     from flts_ray.evaluation.backtest_view import backtest_section
+    from flts_ray.evaluation.stations_view import stations_section
     from flts_ray.evaluation.sweep_plots import sweep_section
     from flts_ray.explain.section import explain_sections
 
     return (
+        *((stations_section(board, verdict),) if len(board.protocol.origins) > 1 else ()),
         *((sweep_section(swept.sweep.document()),) if swept else ()),
         *((backtest_section(tested),) if tested else ()),
         *(explain_sections(explained) if explained else ()),

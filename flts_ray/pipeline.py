@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from flts_ray import experiments
-from flts_ray.attempt import Attempt, OnBeat, Tracked, attempt, log_dataset
-from flts_ray.candidates import TUNED, CandidateStore, FittedCandidate, candidate_id
-from flts_ray.champion import identifier_of, promote
+from flts_ray.attempt import Attempt, OnBeat, Tracked, attempt
+from flts_ray.candidates import TUNED, CandidateStore
+from flts_ray.champion import identifier_of, identifiers_of, promote, promote_each
 from flts_ray.config import Settings
 from flts_ray.config_layers import Resolved
 from flts_ray.data.claims import code_version
 from flts_ray.data.dataset import Dataset, dataset_ids, load_dataset
-from flts_ray.data.locks import hold
+from flts_ray.data.locks import Held, hold
 from flts_ray.data.preprocess import preprocess
 from flts_ray.data.windows import test_origins
-from flts_ray.errors import BundleError, ConfigError, TooFewRowsError, TrackingError
+from flts_ray.errors import ConfigError, TooFewRowsError, TrackingError
 from flts_ray.evaluation.backtest_table import BacktestResult
-from flts_ray.evaluation.backtest_view import backtest_metrics
 from flts_ray.evaluation.promotion import Verdict
 from flts_ray.evaluation.report import render_report
 from flts_ray.evaluation.report_sections import ReportSection
-from flts_ray.evaluation.report_view import forecast_png, loss_png, report_data
+from flts_ray.evaluation.report_view import report_data
 from flts_ray.evaluation.stage import Evaluated, evaluate
 from flts_ray.redaction import masked
 from flts_ray.results import RunResult, TrainResult
 from flts_ray.run_record import RECORD_FILE, run_record
+from flts_ray.run_tracking import log_fits, log_scores
 from flts_ray.runs import RUN_FILE
 from flts_ray.telemetry import trails
 from flts_ray.telemetry.heartbeat import Beat
 from flts_ray.telemetry.logging import event
-from flts_ray.tracking.candidate_runs import CandidateRuns
 from flts_ray.tracking.registry import ModelRegistry
-from flts_ray.training.stage import Trained, train_candidates
+from flts_ray.training.series_tasks import where_it_pays
+from flts_ray.training.stage import Trained, find_candidates, train_candidates
 
 
 def _nobody(beat: Beat) -> None:
@@ -127,7 +127,7 @@ class _Run:
         with self.trying.tracked(dataset.claim, self.settings.candidates) as tracked:
             trained = self.train(dataset)
             tracked.candidates.check()
-            _log_fits(tracked.candidates, trained, dataset)
+            log_fits(tracked.candidates, trained, dataset)
             result = TrainResult(
                 run_id=self.trying.run_id,
                 attempt=self.trying.number,
@@ -144,6 +144,8 @@ class _Run:
         with trying.stage("load" if self.plan.dataset_id else "preprocess"):
             dataset = self.dataset()
         identifier = identifier_of(dataset, self.settings)
+        if self.settings.promotion.scope == "series":
+            identifiers_of(dataset, self.settings)  # refuses, before anything is fitted, what cannot name a model
         names = (*self.settings.candidates, *((TUNED,) if self.plan.sweep else ()))
         with trying.tracked(dataset.claim, names) as tracked:
             trained = self.train(dataset)
@@ -155,13 +157,13 @@ class _Run:
             asked = self.settings.backtest.enabled or self.settings.promotion.require_backtest
             tested = experiments.backtest(trying, dataset, swept) if asked else None
             with trying.stage("evaluate"):
-                evaluated = evaluate(dataset, trained.fitted, trained.failures, self.settings)
+                evaluated = evaluate(dataset, trained.fitted, trained.failures, self.settings, each=where_it_pays)
                 board = evaluated.leaderboard.to_json()
                 trying.keep("leaderboard.json", board.encode())
             with trying.stage("track"):
                 tracked.candidates.check()
-                _log_fits(tracked.candidates, trained, dataset)
-                _log_scores(tracked.candidates, trained, evaluated, dataset, tested)
+                log_fits(tracked.candidates, trained, dataset)
+                log_scores(tracked.candidates, trained, evaluated, dataset, tested)
             with trying.stage("promote"):
                 verdict = self.promote(identifier, tracked, dataset, evaluated, trained, tested)
                 trying.keep("verdict.json", verdict.model_dump_json(indent=2).encode())
@@ -169,7 +171,7 @@ class _Run:
             if self.settings.explain.enabled:
                 explained = experiments.explanations(trying, tracked, dataset, trained.fitted, evaluated)
             with trying.stage("report"):
-                more = experiments.sections(swept, tested, explained)
+                more = experiments.sections(evaluated.leaderboard, verdict, swept, tested, explained)
                 html = self.report(identifier, dataset, trained, evaluated, verdict, more)
                 trying.keep("report.html", html.encode())
                 tracked.parent.log_text("report.html", html)
@@ -223,7 +225,7 @@ class _Run:
         """The candidates, fitted here or before."""
         with self.trying.stage("train"):
             if not self.plan.fit:
-                return _found(dataset, self.settings, self.models)
+                return find_candidates(dataset, self.settings, self.models)
             return train_candidates(
                 dataset,
                 self.settings,
@@ -251,24 +253,29 @@ class _Run:
                 f"named. The candidates are fitted and scored ({self.trying.folder / 'leaderboard.json'}) and every "
                 "record is kept: bring the store back and run the same command, which goes on from here."
             )
-        with hold(
+        run_ids = {kind: tracker.resolve(tracked.candidates[kind].run_key) for kind in trained.fitted}
+        results = dataset, evaluated, trained.fitted, trained.failures, settings
+        if settings.promotion.scope == "series":
+            return promote_each(
+                *results,
+                registry=lambda name: ModelRegistry(tracker.gateway, name),
+                run_ids=run_ids,
+                guard=self.guard,
+                backtest=tested,
+            )
+        with self.guard(identifier) as held:
+            registry = ModelRegistry(tracker.gateway, identifier)
+            return promote(*results, registry=registry, run_ids=run_ids, before_move=held.check, backtest=tested)
+
+    def guard(self, identifier: str) -> AbstractContextManager[Held]:
+        """Let nobody else promote under this name meanwhile."""
+        return hold(
             self.store,
             f"promote-{identifier}",
             owner=self.trying.run_id,
-            wait_s=settings.watchdog.promote_deadline_s,
+            wait_s=self.settings.watchdog.promote_deadline_s,
             on_wait=lambda holder: event("promotion_waiting", holder=holder),
-        ) as held:
-            return promote(
-                dataset,
-                evaluated,
-                trained.fitted,
-                trained.failures,
-                settings,
-                registry=ModelRegistry(tracker.gateway, identifier),
-                run_ids={kind: tracker.resolve(tracked.candidates[kind].run_key) for kind in trained.fitted},
-                before_move=held.check,
-                backtest=tested,
-            )
+        )
 
     def report(
         self,
@@ -306,53 +313,3 @@ def _check_test_rows(dataset: Dataset, settings: Settings) -> None:
             f"no test row of {', '.join(frame.series for frame in dataset.frames)[:100]} has {lookback} gap-free rows "
             "before it: give more test rows or lower windows.lookback"
         )
-
-
-def _found(dataset: Dataset, settings: Settings, models: CandidateStore) -> Trained:
-    """The candidates that an earlier job fitted; those that none did are failures."""
-    fitted: dict[str, FittedCandidate] = {}
-    failures: dict[str, str] = {}
-    for kind in settings.candidates:
-        name = candidate_id(kind, dataset.dataset_id, settings)
-        try:
-            found = models.find(name)
-        except BundleError as error:
-            failures[kind] = str(error)
-            continue
-        if found is None:
-            failures[kind] = (
-                f"{name} is not fitted: run `flts train --dataset {dataset.dataset_id}` with these settings"
-            )
-        else:
-            fitted[kind] = found
-    return Trained(fitted=fitted, failures=failures)
-
-
-def _log_fits(runs: CandidateRuns, trained: Trained, dataset: Dataset) -> None:
-    for kind, reason in trained.failures.items():
-        runs.fail(kind, reason)
-    for kind, candidate in trained.fitted.items():
-        run = runs[kind]
-        runs.log_history(kind, candidate.summary.history)
-        run.set_tags({"candidate_id": candidate.summary.candidate_id, "reused": str(candidate.reused).lower()})
-        log_dataset(run, dataset.claim)
-        run.log_bundle(candidate.folder)
-        if candidate.summary.history:
-            run.log_bytes("loss_curve.png", loss_png(kind, candidate.summary.history))
-
-
-def _log_scores(
-    runs: CandidateRuns, trained: Trained, evaluated: Evaluated, dataset: Dataset, tested: BacktestResult | None
-) -> None:
-    for kind in trained.fitted:
-        row = evaluated.leaderboard.overall(kind)
-        if row is not None:
-            runs[kind].log_metrics(_numbers(row.model_dump()))
-        if tested is not None:
-            runs[kind].log_metrics(backtest_metrics(tested, kind))
-        if evaluated.entries[kind].backtests:
-            runs[kind].log_bytes("forecast.png", forecast_png(evaluated.entries[kind], dataset))
-
-
-def _numbers(row: Mapping[str, object]) -> dict[str, float]:
-    return {f"test_{name}": value for name, value in row.items() if isinstance(value, float)}

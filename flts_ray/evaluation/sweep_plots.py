@@ -118,6 +118,8 @@ def curves_figure(document: Mapping[str, Any]) -> Figure:
     Args:
         document: What ``SweepResult.document`` returned.
     """
+    from matplotlib.ticker import MaxNLocator
+
     cells: set[str] = set()
     with figure(WIDE, 3.0) as (fig, (ax,)):
         for trial in document["trials"]:
@@ -138,7 +140,7 @@ def curves_figure(document: Mapping[str, Any]) -> Figure:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, position: number(value))
         ax.yaxis.set_minor_formatter(lambda value, position: "")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epoch")
         ax.set_ylabel(f"{SCORE} (scaled)")
         if ax.lines:

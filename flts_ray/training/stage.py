@@ -122,6 +122,22 @@ def train_candidates(
     return Trained(fitted=fitted, failures=failures, failure_codes=codes)
 
 
+def find_candidates(dataset: Dataset, settings: Settings, candidates: CandidateStore) -> Trained:
+    """The candidates that an earlier job fitted; those that none did are failures."""
+    fitted: dict[str, FittedCandidate] = {}
+    failures: dict[str, str] = {}
+    for kind in settings.candidates:
+        name = candidate_id(kind, dataset.dataset_id, settings)
+        known = _known(candidates, name)
+        if known is None:
+            failures[kind] = (
+                f"{name} is not fitted: run `flts train --dataset {dataset.dataset_id}` with these settings"
+            )
+        else:
+            fitted[kind] = known
+    return Trained(fitted=fitted, failures=failures)
+
+
 def identity_of(claim: Claim, name: str) -> BundleIdentity:
     """Where a candidate of this dataset comes from."""
     return BundleIdentity(
