@@ -14,7 +14,9 @@ from rich.table import Table
 
 from benchmarks.harness import Row, machine
 
-NAMES = ("windows", "preprocess", "training", "parity", "accuracy", "identity", "drift", "stations", "pipeline")
+NAMES = (
+    "windows", "preprocess", "training", "parity", "accuracy", "identity", "drift", "stations", "sweep", "pipeline"
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

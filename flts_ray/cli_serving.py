@@ -85,15 +85,21 @@ def forecast(
         raise ConfigError("flts forecast needs --input and --output: files of rows, and where forecasts are written")
     settings = resolve(config, assignments, {"run.home": home}).settings
     with progress_console(as_json):
-        from flts_ray.cluster import Cluster
+        from flts_ray.cluster import Cluster, submission_id
         from flts_ray.data.storage import Store
         from flts_ray.inference.batch import forecast_batch, make_options
         from flts_ray.inference.batch_actors import workers_on
         from flts_ray.inference.registered import registered_model
+        from flts_ray.telemetry.logging import bound
+        from flts_ray.telemetry.tracing import traced
 
         model = registered_model(settings, identifier, version)
         options = make_options(model, settings, horizon=horizon, levels=level or (), every=every, since=since)
-        with Cluster(settings.run) as cluster:
+        with (
+            bound(job=submission_id()),
+            traced(settings.telemetry, "flts forecast"),
+            Cluster(settings.run) as cluster,
+        ):
             result = forecast_batch(
                 model,
                 sources,

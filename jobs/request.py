@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import shlex
@@ -22,6 +23,7 @@ from flts_ray.config_layers import Resolved, load_settings
 from flts_ray.env_names import FLTS_NAMES, LEGACY_NAMES, PREFIX
 from flts_ray.errors import ConfigError
 from flts_ray.redaction import redacted
+from flts_ray.telemetry.tracing import TRACEPARENT
 from jobs.entry import Job
 
 STOP_WAIT_S = 60
@@ -41,6 +43,7 @@ class JobRequest:
         digest: SHA-256 of job, arguments and configuration: the same request has the same.
         facts: More of what the dashboard shows.
         commit: Git commit of the code that travels, or empty.
+        trace: The trace that the job belongs to, as a W3C traceparent, or empty.
     """
 
     job: Job
@@ -49,6 +52,7 @@ class JobRequest:
     digest: str
     facts: Mapping[str, str]
     commit: str
+    trace: str = ""
 
     @property
     def entrypoint(self) -> str:
@@ -62,9 +66,10 @@ class JobRequest:
 
     @property
     def env_vars(self) -> dict[str, str]:
-        """What is set for the job: nothing of the environment that it is sent from."""
+        """What is set for the job: of the environment that it is sent from only the trace that it belongs to."""
         commit = {"FLTS_GIT_COMMIT": self.commit} if self.commit else {}
-        return {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **commit}
+        trace = {TRACEPARENT: self.trace} if self.trace else {}
+        return {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **commit, **trace}
 
 
 def make_request(
@@ -111,6 +116,7 @@ def make_request(
             "commit": commit or "unknown",
         },
         commit=commit,
+        trace=os.environ.get(TRACEPARENT, ""),
     )
 
 

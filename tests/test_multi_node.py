@@ -50,6 +50,7 @@ def test_three_nodes_give_what_one_machine_gives(tmp_path: Path) -> None:
     alone = run(Desk(tmp_path / "one", STATIONS)).document
     with cluster(3) as three:
         answer = run(Desk(tmp_path / "three", STATIONS), three.environment)
+        started = three.told_by_workers("work_started")
     spread = answer.document
     assert spread["dataset_id"] == alone["dataset_id"]
     assert spread["config_hash"] == alone["config_hash"]
@@ -57,7 +58,9 @@ def test_three_nodes_give_what_one_machine_gives(tmp_path: Path) -> None:
     assert spread["verdict"]["state"] == alone["verdict"]["state"]
     assert len(nodes_of(answer, "loading", "loaded", candidate="gru")) == 2, "both workers sat on one node"
     assert len(nodes_of(answer, "fitting", candidate="prophet")) > 1, "Prophet fits were not spread"
-    assert len({done["node"] for done in answer.named("series_done")}) > 1, "stations were not spread"
+    preprocessing = {found["node_id"] for found in started if found["work"].startswith("preprocess.")}
+    assert len(preprocessing) > 1, "stations were not spread"
+    assert {found["run"] for found in started} == {spread["run_id"]}
 
 
 def test_workers_come_when_something_waits_for_them(tmp_path: Path) -> None:

@@ -7,23 +7,26 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from flts_ray.cluster import Cluster
-from flts_ray.data.items import dataset_of, rows_of
+from flts_ray.data.items import dataset_of, rows_of, this_node
 from flts_ray.inference.batch import Workers, in_this_process
 from flts_ray.inference.batch_plan import BundleFiles, ForecastItem, ForecastJob, Model
 from flts_ray.inference.batch_series import Outcome, SeriesForecaster
+from flts_ray.telemetry.origin import Origin, joined, origin
 
 
 class ForecastActor:
     """Forecasts stations, with the model that it loaded when it started."""
 
-    def __init__(self, job: str, files: BundleFiles) -> None:
-        """Load the model."""
+    def __init__(self, job: str, files: BundleFiles, sender: Origin) -> None:
+        """Load the model; ``sender`` is who asks, for log lines and traces."""
+        self._sender, self._node_id = sender, this_node()
         self._forecaster = SeriesForecaster(files.load(), ForecastJob.model_validate_json(job))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Forecast the stations of one block."""
         items = map(ForecastItem.model_validate_json, batch.column("item").to_pylist())
-        answers = [self._forecaster(item).model_dump_json() for item in items]
+        with joined(self._sender, "forecast.worker", node_id=self._node_id):
+            answers = [self._forecaster(item).model_dump_json() for item in items]
         return pa.table({"answer": pa.array(answers, pa.string())})
 
 
@@ -51,7 +54,7 @@ def on_actors(items: Sequence[ForecastItem], job: ForecastJob, model: Model) -> 
     actors = min(len(items), max(1, int(ray.cluster_resources().get("CPU", 1))))
     dataset = dataset_of(items).map_batches(
         ForecastActor,
-        fn_constructor_args=(job.model_dump_json(), model.files),
+        fn_constructor_args=(job.model_dump_json(), model.files, origin()),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=actors),

@@ -26,6 +26,7 @@ from flts_ray.models.recurrent import RECURRENT, RecurrentForecaster, RecurrentN
 from flts_ray.redaction import redacted
 from flts_ray.telemetry.heartbeat import Beats, Pulse
 from flts_ray.telemetry.logging import event
+from flts_ray.telemetry.origin import Origin, joined, origin
 from flts_ray.training import stacks
 from flts_ray.training.checkpoint import newest_checkpoint
 from flts_ray.training.fit import fit_recurrent
@@ -47,7 +48,7 @@ def tuned_id(sweep: SweepResult) -> str:
         "kind": TUNED,
         "cell": best.cell,
         "dataset_id": sweep.dataset_id,
-        "epochs": best.best_epoch,
+        "epochs": refit_epochs(best, settings),
         "seed": settings.seed,
         "windows": settings.windows.model_dump(mode="json"),
         "evaluation": settings.evaluation.model_dump(mode="json"),
@@ -55,6 +56,16 @@ def tuned_id(sweep: SweepResult) -> str:
         "training": settings.training.model_dump(mode="json", exclude={"cpus_per_worker", "max_failures", "workers"}),
     }
     return f"{TUNED}-{canonical_digest(shaping)[:12]}"
+
+
+def refit_epochs(best: Trial, settings: Settings) -> int:
+    """Epochs to train the winner for, where no validation row is left to say when to stop.
+
+    A one-cycle schedule that its trial went through to the end is gone through again: it anneals the rate to nothing,
+    and which of its last epochs was best is chance. Elsewhere it is the trial's best epoch.
+    """
+    whole = settings.training.schedule == "onecycle" and len(best.history) == settings.training.epochs
+    return settings.training.epochs if whole else best.best_epoch
 
 
 def refit_best(
@@ -158,7 +169,7 @@ def _on_cluster(
         )
         try:
             answer: dict[str, Any] = ray.get(
-                task.remote(store, sweep.sweep_id, sweep.dataset_id, sweep.best, settings, relay.mailbox)
+                task.remote(store, sweep.sweep_id, sweep.dataset_id, sweep.best, settings, relay.mailbox, origin())
             )
         except ray.exceptions.RayTaskError as error:
             raise TrainingError(f"training the winner of the sweep failed: {redacted(error.cause)}") from error
@@ -172,11 +183,21 @@ def _on_cluster(
     return answer
 
 
-def _refit(store: Store, sweep: str, dataset_id: str, best: Trial, settings: Settings, mailbox: Any) -> dict[str, Any]:
+def _refit(
+    store: Store, sweep: str, dataset_id: str, best: Trial, settings: Settings, mailbox: Any, sender: Origin
+) -> dict[str, Any]:
     """Train in a process of the cluster; what is refused on purpose comes back as data."""
     torch.set_num_threads(1)
     stacks.listen()
-    beats = Beats(mailbox.post.remote, candidate=TUNED, rank=0, node_id=ray.get_runtime_context().get_node_id())
+    node_id = ray.get_runtime_context().get_node_id()
+    with joined(sender, "refit.worker", node_id=node_id, rank=0, candidate=TUNED):
+        beats = Beats(mailbox.post.remote, candidate=TUNED, rank=0, node_id=node_id)
+        return _trained(store, sweep, dataset_id, best, settings, beats)
+
+
+def _trained(
+    store: Store, sweep: str, dataset_id: str, best: Trial, settings: Settings, beats: Beats
+) -> dict[str, Any]:
     beats("loading", force=True)
 
     def on_epoch(metrics: EpochMetrics, capture: Callable[[], LoopState]) -> None:
@@ -196,7 +217,7 @@ def _refit(store: Store, sweep: str, dataset_id: str, best: Trial, settings: Set
             on_epoch=on_epoch,
             on_step=on_step,
             device=device,
-            all_rows_epochs=best.best_epoch,
+            all_rows_epochs=refit_epochs(best, settings),
         )
         judged = _of_trial(Ledger(store, sweep).checkpoints(best), best, dataset)
         if judged is None:  # somebody removed its checkpoint: the same training gives the same network

@@ -28,6 +28,7 @@ from flts_ray.errors import DeadlineError, TrainingError
 from flts_ray.redaction import redacted
 from flts_ray.telemetry.heartbeat import Pulse
 from flts_ray.telemetry.logging import event
+from flts_ray.telemetry.origin import origin
 from flts_ray.training.relay import Relay, end, look_at
 from flts_ray.training.sweep_desk import Asha, Desk, Search, Teller
 from flts_ray.training.sweep_ledger import Ledger, SweepResult, Trial, sweep_id
@@ -134,7 +135,14 @@ def _tune(dataset_id: str, settings: Settings, desk: Desk, *, store: Store, clus
         Watchdog(pulse, look=look_at, kill=end) as watchdog,
         watchdog.watch(SWEEP, lambda stages: stall_s, ranks=desk.running_numbers),
     ):
-        job = Job(store=store, sweep=desk.ledger.sweep, dataset_id=dataset_id, settings=settings, mailbox=relay.mailbox)
+        job = Job(
+            store=store,
+            sweep=desk.ledger.sweep,
+            dataset_id=dataset_id,
+            settings=settings,
+            mailbox=relay.mailbox,
+            origin=origin(),
+        )
         rows = (tuple(frame.train() for frame in dataset.frames), dataset.transforms)
         trainable = tune.with_resources(tune.with_parameters(run_trial, job=job, rows=rows), _resources(training))
         scheduler = Asha(settings)

@@ -19,6 +19,7 @@ from flts_ray.data.transform import Transform
 from flts_ray.errors import FltsError, InfrastructureError
 from flts_ray.models.recurrent import Cell
 from flts_ray.telemetry.heartbeat import Beat, Beats, Pulse
+from flts_ray.telemetry.origin import Origin, joined
 from flts_ray.training import stacks
 from flts_ray.training.checkpoint import checkpoint_name, newest_checkpoint, write_checkpoint
 from flts_ray.training.fit import fit_recurrent
@@ -51,6 +52,7 @@ class Job:
         dataset_id: The dataset.
         settings: What a trial's combination is laid over.
         mailbox: Receives heartbeats.
+        origin: Who asks, for log lines and traces.
     """
 
     store: Store
@@ -58,6 +60,7 @@ class Job:
     dataset_id: str
     settings: Settings
     mailbox: Any
+    origin: Origin
 
 
 def run_trial(config: dict[str, Any], *, job: Job, rows: Rows) -> None:
@@ -73,9 +76,15 @@ def run_trial(config: dict[str, Any], *, job: Job, rows: Rows) -> None:
     torch.set_num_threads(1)
     stacks.listen()
     trial = Trial.model_validate(config)
-    settings = applied(job.settings, trial.params)
     node_id = ray.get_runtime_context().get_node_id()
-    reports = _Reports(Beats(job.mailbox.post.remote, candidate=SWEEP, rank=trial.number, node_id=node_id))
+    names = {"candidate": SWEEP, "cell": trial.cell}
+    with joined(job.origin, "sweep.trial", node_id=node_id, rank=trial.number, **names):
+        _run(trial, job, rows, Beats(job.mailbox.post.remote, candidate=SWEEP, rank=trial.number, node_id=node_id))
+
+
+def _run(trial: Trial, job: Job, rows: Rows, beats: Beats) -> None:
+    settings = applied(job.settings, trial.params)
+    reports = _Reports(beats)
     checkpoints = Ledger(job.store, job.sweep).checkpoints(trial)
     reports.beats("loading", force=True)
     found = newest_checkpoint(

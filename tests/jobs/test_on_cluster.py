@@ -79,6 +79,40 @@ def test_a_job_fails_with_its_own_code_and_goes_on_under_its_name(
     assert head.token_file.read_text() not in listed
 
 
+@pytest.mark.timeout(600)
+def test_every_job_does_its_step(head: RayHead, sources: tuple[str, str], tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    small = tuple(
+        part
+        for setting in ("candidates=gru", "training.epochs=2", "recurrent.hidden_size=8", "tune.cells=gru")
+        for part in ("--set", setting)
+    )
+    files = ("--train", sources[0], "--test", sources[1])
+    claim = submit(head, "preprocess", *home, *small, *files, cwd=tmp_path)
+    assert claim.code == 0, claim.err
+    dataset = ("--dataset", claim.document["dataset_id"])
+
+    trained = submit(head, "train", *home, *small, *dataset, cwd=tmp_path)
+    assert trained.code == 0, trained.err
+    assert list(trained.document["candidates"]) == ["gru"]
+    evaluated = submit(head, "evaluate", "--submission-id", "judged", *home, *small, *dataset, cwd=tmp_path)
+    assert evaluated.code in (0, 30), evaluated.err
+    assert (tmp_path / "home/runs/judged/report.html").exists()
+    small += ("--set", "promotion.allow_sampled=true", "--set", "tune.trials=2")
+    tuned = submit(head, "tune", *home, *small, *dataset, cwd=tmp_path)
+    assert tuned.code in (0, 30), tuned.err
+    assert {"gru", "tuned"} <= {row["model"] for row in tuned.document["leaderboard"]}
+
+    forecast = ("forecast", *home, "--input", sources[1], "--output", str(tmp_path / "forecasts"))
+    written = submit(head, *forecast, cwd=tmp_path)
+    if "promoted" in (evaluated.document["verdict"]["state"], tuned.document["verdict"]["state"]):
+        assert written.code == 0, written.err
+        assert list((tmp_path / "forecasts").rglob("*.parquet"))
+    else:
+        assert written.code != 0
+        assert written.err.splitlines()[-1].startswith("error: job ")
+
+
 def test_whoever_stops_the_submitter_stops_the_job(head: RayHead, sources: tuple[str, str], tmp_path: Path) -> None:
     settings = ("candidates=gru", "training.epochs=5000", "training.early_stopping=false", "windows.lookback=8")
     process = subprocess.Popen(

@@ -120,6 +120,13 @@ class RayCluster:
         """The node that a process runs on."""
         return next(node for node in self.nodes if node.holds(pid))
 
+    def told_by_workers(self, event: str) -> list[dict[str, Any]]:
+        """Log lines of this event that processes on any node have written so far."""
+        files = self._folder.glob("session_*/logs/worker-*.err")
+        lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        told = [json.loads(line) for line in lines if line.startswith('{"ts"')]
+        return [found for found in told if found["event"] == event]
+
     def kill(self, node: RayNode) -> None:
         self.nodes.remove(node)
         node.kill()
