@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.desk import NETWORK, Desk, scores
-from tests.helpers import Answer, flts, sets
+from tests.helpers import Answer, flts, sets, write_stations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -94,3 +94,26 @@ def test_a_tuned_candidate_stands_beside_the_others(desk: Desk, dataset: str) ->
     again = stage(desk, "backtest", "--dataset", dataset, backtest__windows=2, backtest__test_rows=20)
     assert again.code == 0
     assert {row["model"] for row in again.document["rows"]} >= {"gru", "ridge", "persistence"}
+
+
+def test_a_station_that_is_too_new_is_rows_with_reasons_and_others_get_their_champions(tmp_path: Path) -> None:
+    train, test = write_stations(tmp_path, ("alpha", "beta", "new"), late={"new": 3})
+    settings = {**NETWORK, "candidates": "gru,prophet", "promotion.scope": "series"}
+    home = ("--home", str(tmp_path / "home"))
+    answer = flts("run", "--json", "--train", train, "--test", test, *home, *sets(settings), cwd=tmp_path)
+    rows = {(row["series"], row["model"]): row for row in answer.document["leaderboard"]}
+    assert rows["alpha", "gru"]["n"] == rows["alpha", "prophet"]["n"] > 0
+    assert rows["new", "prophet"]["n"] == 0
+    assert rows["new", "prophet"]["note"]
+    assert rows["*", "prophet"]["rmse_scaled"] is None, "a pooled score of fewer rows than its peers' was shown"
+    (left_out,) = answer.named("series_left_out")
+    assert left_out["series"] == "new"
+
+    verdicts = answer.document["verdict"]["series"]
+    assert set(verdicts) == {"alpha", "beta", "new"}
+    promoted = [series for series, verdict in verdicts.items() if verdict["state"] == "promoted"]
+    assert promoted, "the test needs a station with a winner"
+    for series in promoted:
+        found = flts("champion", series, "--json", *home, cwd=tmp_path).document
+        assert found["champion"]["kind"] == verdicts[series]["champion"]
+    assert answer.code == (0 if len(promoted) == 3 else answer.document["verdict"]["exit_code"])

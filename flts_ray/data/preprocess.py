@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -131,8 +131,7 @@ def preprocess(
                     held=held,
                     start=start,
                 )
-    for record in known.series:
-        check_enough_rows(record.series, record.train.rows, settings.windows)
+    check_enough_rows(_train_rows(known.series), settings.windows)
     seconds = time.monotonic() - start
     trails.follow(store, dataset_id)
     event("preprocess_skipped", dataset_id=dataset_id, rows=known.rows("train") + known.rows("test"), seconds=seconds)
@@ -164,6 +163,7 @@ def _make(
         if settings.data.series_by == "column":
             items, read = _stations(plan, job)
         outcomes = list(_shape_all(items, job))
+        check_enough_rows(_train_rows(one.record for one in outcomes if one.record), settings.windows)
         made = _claim(plan, settings, outcomes, read, code_version)
         claim = _publish(store, staging, made, replace=replace, held=held)
     except InfrastructureError:
@@ -183,6 +183,10 @@ def _make(
         seconds=seconds,
     )
     return PreprocessResult(claim=claim, reused=False, seconds=seconds)
+
+
+def _train_rows(records: Iterable[SeriesRecord]) -> dict[str, int]:
+    return {record.series: record.train.rows for record in records}
 
 
 def _stations(plan: Plan, job: Job) -> tuple[list[SeriesItem], list[FileItem]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from flts_ray.data.storage import Store, read_source
 from flts_ray.data.transform import Transform
 from flts_ray.errors import AllMissingError, DataError, IntegrityError, SplitOrderError, TooFewRowsError
 from flts_ray.redaction import redacted
+
+MIN_TRAIN_ROWS = 2
+"""Of a series; fewer have no step."""
 
 
 class SourceFile(Section):
@@ -140,10 +143,10 @@ def shape_series(item: SeriesItem, job: Job) -> SeriesOutcome:
     empty = _all_missing(train, "train") or _all_missing(test, "test")
     train, train_evidence = sample(train, settings.sampling.train_rows, settings.sampling)
     test, test_evidence = sample(test, settings.sampling.test_rows, settings.sampling)
-    check_enough_rows(item.series, len(train), settings.windows)
     empty = empty or _all_missing(train, "sampled train")
-    if reason := empty or _too_much_missing(train, settings.data):
-        error = AllMissingError if empty else DataError
+    few = f"it has {len(train)} train row(s), which tell no step" if len(train) < MIN_TRAIN_ROWS else ""
+    if reason := empty or few or _too_much_missing(train, settings.data):
+        error = AllMissingError if empty else TooFewRowsError if few else DataError
         return SeriesOutcome(series=item.series, reason=reason, error=error.__name__, files=files)
 
     step_s = settings.data.step_s or most_frequent_step(train.time) or 1.0
@@ -197,17 +200,23 @@ def check_split_order(train: RawFrame, test: RawFrame) -> None:
         )
 
 
-def check_enough_rows(series: str, rows: int, windows: WindowSettings) -> None:
-    """Refuse a series whose train rows do not fill one window.
+def check_enough_rows(rows: Mapping[str, int], windows: WindowSettings) -> None:
+    """Refuse a dataset in which the train rows of no series fill one window. Shorter ones beside it do no harm.
+
+    Args:
+        rows: Train rows by series.
+        windows: What a window is.
 
     Raises:
-        TooFewRowsError: Naming both numbers.
+        TooFewRowsError: Naming the longest series and both numbers.
     """
     needed = windows.lookback + windows.horizon
-    if rows < needed:
+    if rows and max(rows.values()) < needed:
+        series = max(rows, key=lambda name: rows[name])
         raise TooFewRowsError(
-            f"series '{series}' has {rows} train rows, but one window of lookback {windows.lookback} and horizon "
-            f"{windows.horizon} needs {needed}: give more rows or shorten the window"
+            f"series '{series}' has {rows[series]} train rows, but one window of lookback {windows.lookback} and "
+            f"horizon {windows.horizon} needs {needed}{' and no series has more' if len(rows) > 1 else ''}: give more "
+            "rows or shorten the window"
         )
 
 

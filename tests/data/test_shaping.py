@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flts_ray.config import Settings, canonical_json
+from flts_ray.config import Settings, WindowSettings, canonical_json
 from flts_ray.data.addresses import file_name
 from flts_ray.data.plan import make_plan
-from flts_ray.data.shaping import Job, SeriesOutcome, shape_series, split_by_time
+from flts_ray.data.shaping import Job, SeriesOutcome, check_enough_rows, shape_series, split_by_time
 from flts_ray.errors import (
     AllMissingError,
     DataError,
@@ -112,15 +112,20 @@ def test_test_rows_before_train_rows_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path, small_settings(test, train), SplitOrderError, "start at 2018-02-05T00:00:00")
 
 
-def test_fewer_rows_than_a_window_are_refused(tmp_path: Path) -> None:
-    pair = write_station(tmp_path, "site", train=10)
-    refuse(tmp_path, small_settings(*pair), TooFewRowsError, "'site' has 10 train rows.* needs 11")
-    assert shape(small_settings(*pair, windows={"lookback": 9, "horizon": 1}), tmp_path / "fine").record
+def test_a_single_row_is_a_reason_to_drop_the_station(tmp_path: Path) -> None:
+    outcome = shape(small_settings(*write_station(tmp_path, "site"), sampling={"train_rows": 1}), tmp_path / "out")
+    assert outcome.record is None
+    assert outcome.error == "TooFewRowsError"
+    assert "it has 1 train row" in outcome.reason
 
 
-def test_sampling_below_a_window_is_refused(tmp_path: Path) -> None:
-    settings = small_settings(*write_station(tmp_path, "site"), sampling={"train_rows": 5})
-    refuse(tmp_path, settings, TooFewRowsError, "has 5 train rows")
+def test_rows_that_fill_no_window_of_any_series_are_refused() -> None:
+    windows = WindowSettings(lookback=10, horizon=1)
+    with pytest.raises(TooFewRowsError, match=r"'site' has 10 train rows.* needs 11: give"):
+        check_enough_rows({"site": 10}, windows)
+    with pytest.raises(TooFewRowsError, match=r"'b' has 9 .* needs 11 and no series has more: give"):
+        check_enough_rows({"a": 3, "b": 9}, windows)
+    check_enough_rows({"a": 3, "b": 11}, windows)
 
 
 def test_negative_values_on_a_log_scale_are_refused_by_name(tmp_path: Path) -> None:
