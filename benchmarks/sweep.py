@@ -195,7 +195,7 @@ def _timed(settings: Settings, dataset_id: str, home: str) -> tuple[SweepResult,
 
 def _winner(source: Source, settings: Settings, dataset: Dataset, sweep: SweepResult, home: str) -> Row:
     """The refitted winner against the better of the default networks, on the test rows."""
-    from flts_ray.training.refit import refit_best, refit_epochs
+    from flts_ray.training.refit import refit_best
 
     store = Store(home)
     with Cluster(settings.run) as cluster:
@@ -230,7 +230,6 @@ def _winner(source: Source, settings: Settings, dataset: Dataset, sweep: SweepRe
         detail={
             "params": sweep.best.params,
             "trial": sweep.best.number,
-            "epochs": refit_epochs(sweep.best, sweep.best_settings),
             "scores": found,
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from flts_ray.training.communicator import Communicator
 from flts_ray.training.examples import Examples, build_examples
 from flts_ray.training.loop import OnEpoch, OnStep, train
 from flts_ray.training.loop_state import FitResult, LoopState, TrainSpec
+
+REFIT_RATE = 0.1
+"""Of the learning rate, when a trained network goes on with rows that it has not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,6 @@ def fit_recurrent(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     device: torch.device | str = "cpu",
-    all_rows_epochs: int | None = None,
 ) -> FittedRecurrent:
     """Train one global network on the train rows of all stations.
 
@@ -58,8 +60,6 @@ def fit_recurrent(
         on_epoch: Called after each epoch.
         on_step: Called after each step.
         device: Where to compute.
-        all_rows_epochs: Learn from the validation tail too, for so many epochs of the schedule, and keep the last
-            weights: what is known to be good is trained on everything. Validation figures then mean nothing.
 
     Raises:
         TooFewRowsError: If no station has the rows of one window; single ones without are left out, see
@@ -72,7 +72,6 @@ def fit_recurrent(
         lookback=settings.windows.lookback,
         horizon=settings.windows.horizon,
         validation_fraction=settings.training.validation_fraction,
-        all_rows=all_rows_epochs is not None,
     )
     shape = RecurrentShape(
         cell=cell,
@@ -96,13 +95,57 @@ def fit_recurrent(
         on_epoch=on_epoch,
         on_step=on_step,
         device=device,
-        until_epoch=all_rows_epochs,
     )
     if shape.series:
         _average_the_unlearnt(net, examples)
     scalers = {frame.series: transforms[frame.series].target_scalers for frame in frames}
     done = 0 if resume is None else len(resume.history)
     return FittedRecurrent(RECURRENT[cell](net, scalers), result, resumed_from_epoch=done)
+
+
+def refit_recurrent(
+    forecaster: RecurrentForecaster,
+    frames: Sequence[SeriesFrame],
+    transforms: Mapping[str, Transform],
+    settings: Settings,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+    device: torch.device | str = "cpu",
+) -> FittedRecurrent:
+    """Go on with a trained network on all train rows, those of the validation tail too.
+
+    One pass at a tenth of the learning rate. Training anew on all rows, without a row left to say when to stop, moved
+    the error by up to one per cent either way; this kept it or lowered it (docs/tuning.md). Validation figures of the
+    result mean nothing.
+
+    Args:
+        forecaster: What was fitted by :func:`fit_recurrent` with the same settings; it stays as it is.
+        frames: As there.
+        transforms: As there.
+        settings: As there.
+        on_epoch: As there.
+        on_step: As there.
+        device: As there.
+
+    Raises:
+        TooFewRowsError: As there.
+        TrainingError: As there.
+    """
+    examples = build_examples(
+        frames,
+        transforms,
+        lookback=settings.windows.lookback,
+        horizon=settings.windows.horizon,
+        validation_fraction=settings.training.validation_fraction,
+        all_rows=True,
+    )
+    net = RecurrentNet(forecaster.net.shape)
+    net.load_state_dict(forecaster.net.state_dict())
+    spec = TrainSpec.from_settings(settings)
+    once = replace(spec, epochs=1, schedule="constant", learning_rate=spec.learning_rate * REFIT_RATE)
+    result = train(net, examples, once, on_epoch=on_epoch, on_step=on_step, device=device)
+    return FittedRecurrent(type(forecaster)(net, forecaster.scalers), result)
 
 
 def _average_the_unlearnt(net: RecurrentNet, examples: Examples) -> None:

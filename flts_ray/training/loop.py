@@ -40,14 +40,13 @@ def train(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     device: torch.device | str = "cpu",
-    until_epoch: int | None = None,
 ) -> FitResult:
     """Train ``net`` in place and leave the weights of the best epoch in it.
 
     The caller decides on threads (``torch.set_num_threads``); one is fastest for these sizes.
 
     Args:
-        net: Freshly seeded network, equal on all ranks.
+        net: Freshly seeded network, or one to go on with, equal on all ranks.
         examples: Rows and windows, equal on all ranks.
         spec: Optimiser, budget and loss.
         comm: The other workers; none: this one is alone.
@@ -55,7 +54,6 @@ def train(
         on_epoch: Called on every rank after each epoch with its metrics and a function that takes a checkpoint.
         on_step: Called on every rank after each step with the number of steps done: the heartbeat.
         device: Where to compute.
-        until_epoch: Break the schedule off after this epoch and keep its weights, whatever validation says.
 
     Raises:
         TrainingError: If the loss is no longer finite, or ``resume`` belongs to other settings.
@@ -64,17 +62,16 @@ def train(
     run = _Run(net, examples, spec, comm or Alone(), torch.device(device))
     if resume is not None:
         run.restore(resume)
-    while not (run.finished if until_epoch is None else len(run.history) >= until_epoch):
+    while not run.finished:
         metrics = run.epoch(on_step)
         if on_epoch is not None:
             on_epoch(metrics, run.capture)
-    if until_epoch is None:
-        net.load_state_dict(run.best)
+    net.load_state_dict(run.best)
     net.eval()
     return FitResult(
         history=tuple(run.history),
-        best_epoch=run.best_epoch if until_epoch is None else until_epoch,
-        stopped_early=until_epoch is None and len(run.history) < spec.epochs,
+        best_epoch=run.best_epoch,
+        stopped_early=len(run.history) < spec.epochs,
         train_windows=len(examples.train_origins),
         validation_windows=len(examples.validation_origins),
         workers=run.comm.world_size,

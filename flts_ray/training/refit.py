@@ -29,7 +29,7 @@ from flts_ray.telemetry.logging import event
 from flts_ray.telemetry.origin import Origin, joined, origin
 from flts_ray.training import stacks
 from flts_ray.training.checkpoint import newest_checkpoint
-from flts_ray.training.fit import fit_recurrent
+from flts_ray.training.fit import REFIT_RATE, fit_recurrent, refit_recurrent
 from flts_ray.training.loop_state import EpochMetrics, LoopState
 from flts_ray.training.relay import Relay, end, look_at
 from flts_ray.training.stage import bundle_of
@@ -48,7 +48,8 @@ def tuned_id(sweep: SweepResult) -> str:
         "kind": TUNED,
         "cell": best.cell,
         "dataset_id": sweep.dataset_id,
-        "epochs": refit_epochs(best, settings),
+        "epochs": best.best_epoch,
+        "refit_rate": REFIT_RATE,
         "seed": settings.seed,
         "windows": settings.windows.model_dump(mode="json"),
         "evaluation": settings.evaluation.model_dump(mode="json"),
@@ -56,16 +57,6 @@ def tuned_id(sweep: SweepResult) -> str:
         "training": settings.training.model_dump(mode="json", exclude={"cpus_per_worker", "max_failures", "workers"}),
     }
     return f"{TUNED}-{canonical_digest(shaping)[:12]}"
-
-
-def refit_epochs(best: Trial, settings: Settings) -> int:
-    """Epochs to train the winner for, where no validation row is left to say when to stop.
-
-    A one-cycle schedule that its trial went through to the end is gone through again: it anneals the rate to nothing,
-    and which of its last epochs was best is chance. Elsewhere it is the trial's best epoch.
-    """
-    whole = settings.training.schedule == "onecycle" and len(best.history) == settings.training.epochs
-    return settings.training.epochs if whole else best.best_epoch
 
 
 def refit_best(
@@ -209,21 +200,11 @@ def _trained(
     device = "cuda" if settings.training.use_gpu else "cpu"
     try:
         dataset = load_dataset(store, dataset_id, test=False)
-        fitted = fit_recurrent(
-            best.cell,
-            dataset.frames,
-            dataset.transforms,
-            settings,
-            on_epoch=on_epoch,
-            on_step=on_step,
-            device=device,
-            all_rows_epochs=refit_epochs(best, settings),
-        )
         judged = _of_trial(Ledger(store, sweep).checkpoints(best), best, dataset)
+        rows = dataset.frames, dataset.transforms, settings
         if judged is None:  # somebody removed its checkpoint: the same training gives the same network
-            judged = fit_recurrent(
-                best.cell, dataset.frames, dataset.transforms, settings, on_step=on_step, device=device
-            ).forecaster
+            judged = fit_recurrent(best.cell, *rows, on_step=on_step, device=device).forecaster
+        fitted = refit_recurrent(judged, *rows, on_epoch=on_epoch, on_step=on_step, device=device)
     except FltsError as error:
         return {"error": error.name, "message": str(error)}
     beats("finished", force=True)

@@ -18,8 +18,8 @@ from flts_ray.cluster import Cluster
 from flts_ray.config import Settings
 from flts_ray.errors import ConfigError, TrainingError
 from flts_ray.telemetry.heartbeat import Beat, Pulse
-from flts_ray.training.fit import fit_recurrent
-from flts_ray.training.refit import refit_best, refit_epochs, tuned_id
+from flts_ray.training.fit import fit_recurrent, refit_recurrent
+from flts_ray.training.refit import refit_best, tuned_id
 from flts_ray.training.stage import bundle_of
 from flts_ray.training.sweep import run_sweep
 from flts_ray.training.sweep_ledger import Ledger, SweepResult, Trial, sweep_id
@@ -140,20 +140,10 @@ def test_the_winner_learns_from_all_rows_and_is_judged_by_its_trial(bench: Bench
     judged = bundle_of(trial.forecaster, "trial", dataset, settings)
     for name, scores in judged.interval_arrays.items():
         np.testing.assert_array_equal(first.bundle.interval_arrays[name], scores)
-    epochs = refit_epochs(best, settings)
-    everything = fit_recurrent(best.cell, dataset.frames, dataset.transforms, settings, all_rows_epochs=epochs)
-    assert len(everything.result.history) == epochs
+    everything = refit_recurrent(trial.forecaster, dataset.frames, dataset.transforms, settings)
+    assert everything.result.train_windows == first.summary.facts["train_windows"]
     for name, values in everything.forecaster.state()[1].items():
         assert values.tobytes() == first.bundle.forecaster.state()[1][name].tobytes()
-
-
-def test_a_schedule_that_was_gone_through_is_gone_through_again(bench: Bench) -> None:
-    history = tuple({"epoch": epoch, "val_composite": abs(epoch - 2)} for epoch in (1, 2, 3, 4))
-    trial = Trial(number=0, key="k", params={"cell": "gru"}, state="finished", history=history)
-    cycle = bench.with_settings(training={"epochs": 4, "schedule": "onecycle"})
-    assert refit_epochs(trial, cycle) == 4
-    assert refit_epochs(trial, bench.with_settings(training={"epochs": 6, "schedule": "onecycle"})) == 2
-    assert refit_epochs(trial, bench.with_settings(training={"epochs": 4, "schedule": "constant"})) == 2
 
 
 def test_a_trial_that_diverges_is_a_row_with_its_reason_and_all_of_them_an_error(bench: Bench) -> None:
