@@ -15,7 +15,7 @@ from tests.services.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-STATIONS = tuple(f"s{i}" for i in range(4))
+STATIONS = tuple(f"s{i}" for i in range(10))  # so many that Prophet needs more than one task
 TWO_WORKERS = {**NETWORK, "training.workers": 2, "training.epochs": 3, "candidates": "gru,prophet"}
 
 
