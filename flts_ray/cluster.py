@@ -189,7 +189,8 @@ def _keep_off_stdout() -> None:
 
 
 def _prepare_environment(*, local: bool) -> None:
-    for name, value in DRIVER_ENVIRONMENT.items():
+    seen = {} if local else {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}  # a shared cluster has a dashboard to ask
+    for name, value in {**DRIVER_ENVIRONMENT, **seen}.items():
         os.environ.setdefault(name, value)
     if local and "RAY_AUTH_MODE" not in os.environ:
         # Unset, Ray makes a token and writes it into the user's home. It reads the mode when it is imported.

@@ -30,7 +30,7 @@ from flts_ray.training.fit import FittedRecurrent
 from flts_ray.training.loop_state import EpochMetrics, FitResult
 from flts_ray.training.relay import Relay
 from flts_ray.training.watchdog import Limit, Watch, Watchdog
-from flts_ray.training.worker import Telltale, failure_reason, train_worker
+from flts_ray.training.worker import Sealed, Telltale, failure_reason, train_worker
 
 START_S = 180.0
 """Starting and ending processes may take this long, however soon a training counts as stalled."""
@@ -122,7 +122,7 @@ def _trainer(
             "store": store,
             "checkpoints": checkpoints,
             "dataset_id": dataset_id,
-            "settings": settings.model_dump_json(),
+            "settings": Sealed(settings.model_dump_json()),
             "mailbox": relay.mailbox,
             "origin": origin(),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -27,6 +27,17 @@ from flts_ray.training.checkpoint import checkpoint_name, newest_checkpoint, rea
 from flts_ray.training.communicator import TorchCommunicator
 from flts_ray.training.fit import fit_recurrent
 from flts_ray.training.loop_state import EpochMetrics, LoopState
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sealed:
+    """A text for the workers that Ray's dashboard, which shows what a training was called with, does not show."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        """Nothing of the text: the settings may hold an address with a password."""
+        return "Sealed()"
 
 
 class Telltale(ControllerCallback):  # type: ignore[misc]
@@ -71,7 +82,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def _train(config: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
-    settings = Settings.model_validate_json(config["settings"])
+    settings = Settings.model_validate_json(config["settings"].text)
     beats = _beats(config["cell"], context.get_world_rank(), config["mailbox"])
     before_mb = rss_mb()
     beats("loading", rss_mb=before_mb, force=True)
