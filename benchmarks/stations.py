@@ -12,16 +12,14 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import psutil
 
 from benchmarks.harness import Pairs, Row
+from benchmarks.memory import Resident
 from flts_ray.cluster import Cluster
 from flts_ray.config import ProphetSettings, Settings
 from flts_ray.config_layers import load_settings
@@ -33,7 +31,6 @@ from flts_ray.training.prophet_tasks import fit_jobs, fit_prophet
 
 STATIONS, ROWS, STEP_S, PROCESSES = 300, 720, 600.0, 2
 PINS = {"OMP_NUM_THREADS": "1", "STAN_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-SAMPLE_EVERY_S = 0.25
 BARS = {"one process": 1.8, "multiprocessing": 1.0, "joblib": 1.0}
 
 
@@ -162,50 +159,6 @@ PEERS: Mapping[str, Callable[[Sequence[FitJob], ProphetSettings], list[TargetFit
     "multiprocessing": with_multiprocessing,
     "joblib": with_joblib,
 }
-
-
-class Resident:
-    """Samples the resident memory of this process and of all below it. Use as a context manager.
-
-    Attributes:
-        total_mb: One sum a sample, in MB (1e6 bytes).
-    """
-
-    def __init__(self) -> None:
-        self.total_mb: list[float] = []
-        self._stop = threading.Event()
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._sample, name="resident", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def growth(self) -> float:
-        """Median of the last quarter over that of the second: the first is processes starting."""
-        quarter = max(1, len(self.total_mb) // 4)
-        second, last = self.total_mb[quarter : 2 * quarter] or self.total_mb, self.total_mb[-quarter:]
-        return statistics.median(last) / statistics.median(second)
-
-    def _sample(self) -> None:
-        this = psutil.Process()
-        stopped = False
-        while not stopped:
-            stopped = self._stop.wait(SAMPLE_EVERY_S)
-            self.total_mb.append(sum(_rss_mb(p) for p in (this, *this.children(recursive=True))))
-
-
-def _rss_mb(process: psutil.Process) -> float:
-    try:
-        return float(process.memory_info().rss) / 1e6
-    except psutil.Error:  # it has ended
-        return 0.0
 
 
 def main(name: str, count: int) -> dict[str, Any]:
