@@ -71,7 +71,7 @@ ROWS: dict[str, tuple[str, str, str]] = {
     "prophet_raises": (
         "a Prophet fit that always raises, for one series of many",
         "fit",
-        "clear refusal that names the series, the other candidates go on, exit code 32",
+        "a row that names the reason; that candidate cannot win for all stations, the others go on",
     ),
 }
 """Key → fault, when, expected."""

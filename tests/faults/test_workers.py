@@ -195,7 +195,7 @@ def test_a_prophet_fit_that_raises_once_is_done_again(
     faults.add("prophet_raises_once", "that fit alone was done again", until(events, retry, "fit_done"))
 
 
-def test_a_prophet_fit_that_always_raises_is_refused_by_name_and_the_others_go_on(
+def test_a_prophet_fit_that_always_raises_is_a_row_with_its_reason_and_the_others_go_on(
     tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, faults: Records
 ) -> None:
     marker = tmp_path / "raises"
@@ -203,9 +203,16 @@ def test_a_prophet_fit_that_always_raises_is_refused_by_name_and_the_others_go_o
     disturb_prophet(monkeypatch, marker, "raise")
     desk = Desk(tmp_path, STATIONS)
     result = run_here(desk, candidates="[gru,prophet]", training__epochs=2)
-    assert (result.exit_code, result.verdict.state) == (32, "missing_candidate")
-    assert any("s1: " in reason and "CmdStan gave up" in reason for reason in result.verdict.reasons)
-    assert result.leaderboard.overall("gru") is not None
+    assert any("prophet is left out" in reason and "CmdStan gave up" in reason for reason in result.verdict.reasons)
+    assert result.verdict.champion != "prophet"
+    row, pooled = result.leaderboard.row("prophet", series="s1", target="down"), result.leaderboard.overall("prophet")
+    assert row is not None
+    assert pooled is not None
+    assert (row.n, pooled.composite) == (0, None)
+    assert "CmdStan gave up" in row.note
+    gru = result.leaderboard.overall("gru")
+    assert gru is not None
+    assert gru.composite is not None
     assert marker.read_text() == "xx", "tried twice"
     assert desk.statuses() == {"parent": ["FINISHED"], "gru": ["FINISHED"], "prophet": ["FINISHED"]}
-    faults.add("prophet_raises", "a row with its reason; Prophet cannot win without that station")
+    faults.add("prophet_raises", "a row with its reason; GRU scored; Prophet cannot win without that station")
