@@ -196,7 +196,8 @@ def test_the_next_run_delivers_what_dead_ones_left(fake: FakeStore, tmp_path: Pa
     with open_run(tmp_path, "digest", "third"), tracker_of(tmp_path, "third") as tracker, tracker.run("third"):
         eventually(lambda: fake.statuses().get("second") == "KILLED")
         assert fake.statuses()["third"] == "RUNNING"
-    assert list(fake.statuses()) == ["third", "first", "first/gru", "second"]
+    # Whether the run's own start is recorded before or after the thread looks for dead ones is chance.
+    assert [run for run in fake.statuses() if run != "third"] == ["first", "first/gru", "second"]
     assert set(fake.statuses().values()) == {"KILLED", "FINISHED"}
     assert Journal(tmp_path / "runs" / "first").settled()
 
