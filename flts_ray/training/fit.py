@@ -66,13 +66,7 @@ def fit_recurrent(
             :func:`~flts_ray.training.examples.left_out`.
         TrainingError: As in the loop.
     """
-    examples = build_examples(
-        frames,
-        transforms,
-        lookback=settings.windows.lookback,
-        horizon=settings.windows.horizon,
-        validation_fraction=settings.training.validation_fraction,
-    )
+    examples = _examples(frames, transforms, settings)
     shape = RecurrentShape(
         cell=cell,
         n_features=examples.features.shape[1],
@@ -132,20 +126,26 @@ def refit_recurrent(
         TooFewRowsError: As there.
         TrainingError: As there.
     """
-    examples = build_examples(
-        frames,
-        transforms,
-        lookback=settings.windows.lookback,
-        horizon=settings.windows.horizon,
-        validation_fraction=settings.training.validation_fraction,
-        all_rows=True,
-    )
+    examples = _examples(frames, transforms, settings, all_rows=True)
     net = RecurrentNet(forecaster.net.shape)
     net.load_state_dict(forecaster.net.state_dict())
     spec = TrainSpec.from_settings(settings)
     once = replace(spec, epochs=1, schedule="constant", learning_rate=spec.learning_rate * REFIT_RATE)
     result = train(net, examples, once, on_epoch=on_epoch, on_step=on_step, device=device)
     return FittedRecurrent(type(forecaster)(net, forecaster.scalers), result)
+
+
+def _examples(
+    frames: Sequence[SeriesFrame], transforms: Mapping[str, Transform], settings: Settings, *, all_rows: bool = False
+) -> Examples:
+    return build_examples(
+        frames,
+        transforms,
+        lookback=settings.windows.lookback,
+        horizon=settings.windows.horizon,
+        validation_fraction=settings.training.validation_fraction,
+        all_rows=all_rows,
+    )
 
 
 def _average_the_unlearnt(net: RecurrentNet, examples: Examples) -> None:

@@ -21,7 +21,7 @@ from flts_ray.config import Settings, canonical_digest
 from flts_ray.data.dataset import Dataset, load_dataset
 from flts_ray.data.locks import hold
 from flts_ray.data.storage import Store
-from flts_ray.errors import BundleError, ClusterError, FltsError, TrainingError, error_named
+from flts_ray.errors import ClusterError, FltsError, TrainingError, error_named
 from flts_ray.models.recurrent import RECURRENT, RecurrentForecaster, RecurrentNet, RecurrentShape
 from flts_ray.redaction import redacted
 from flts_ray.telemetry.heartbeat import Beats, Pulse
@@ -32,7 +32,7 @@ from flts_ray.training.checkpoint import newest_checkpoint
 from flts_ray.training.fit import REFIT_RATE, fit_recurrent, refit_recurrent
 from flts_ray.training.loop_state import EpochMetrics, LoopState
 from flts_ray.training.relay import Relay, end, look_at
-from flts_ray.training.stage import bundle_of
+from flts_ray.training.stage import bundle_of, known_candidate
 from flts_ray.training.sweep_ledger import Ledger, SweepResult, Trial
 from flts_ray.training.watchdog import Watchdog
 
@@ -89,7 +89,7 @@ def refit_best(
         event("candidate_waiting", level=logging.WARNING, candidate=TUNED, candidate_id=name, holder=holder)
 
     with hold(store, f"candidate-{name}", owner=owner, wait_s=settings.watchdog.train_deadline_s, on_wait=waiting):
-        known = None if settings.run.force else _known(candidates, name)
+        known = None if settings.run.force else known_candidate(candidates, name)
         if known is not None:
             event("candidate_reused", candidate=TUNED, candidate_id=name)
             return known
@@ -131,15 +131,6 @@ def _summary(sweep: SweepResult, name: str, answer: dict[str, Any]) -> FitSummar
             "train_windows": answer["train_windows"],
         },
     )
-
-
-def _known(candidates: CandidateStore, name: str) -> FittedCandidate | None:
-    try:
-        return candidates.find(name)
-    except BundleError as error:
-        event("candidate_damaged", candidate_id=name, reason=str(error))
-        candidates.forget(name)
-        return None
 
 
 def _on_cluster(

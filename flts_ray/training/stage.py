@@ -81,7 +81,7 @@ def train_candidates(
     found: dict[str, FittedCandidate] = {}
     for kind in settings.candidates:
         name = candidate_id(kind, dataset.dataset_id, settings)
-        known = None if settings.run.force else _known(candidates, name)
+        known = None if settings.run.force else known_candidate(candidates, name)
         if known is not None:
             event("candidate_reused", candidate=kind, candidate_id=name)
             trails.follow(store, name)
@@ -128,7 +128,7 @@ def find_candidates(dataset: Dataset, settings: Settings, candidates: CandidateS
     failures: dict[str, str] = {}
     for kind in settings.candidates:
         name = candidate_id(kind, dataset.dataset_id, settings)
-        known = _known(candidates, name)
+        known = known_candidate(candidates, name)
         if known is None:
             failures[kind] = (
                 f"{name} is not fitted: run `flts train --dataset {dataset.dataset_id}` with these settings"
@@ -176,7 +176,8 @@ def bundle_of(
     )
 
 
-def _known(candidates: CandidateStore, name: str) -> FittedCandidate | None:
+def known_candidate(candidates: CandidateStore, name: str) -> FittedCandidate | None:
+    """A candidate that was fitted before; a damaged one is removed, so that it is fitted anew."""
     try:
         known = candidates.find(name)
         if known is not None and known.summary.again:
@@ -234,7 +235,7 @@ class _Fits:
 
         wait_s = self.settings.watchdog.train_deadline_s
         with hold(self.store, f"candidate-{name}", owner=self.owner, wait_s=wait_s, on_wait=waiting):
-            known = None if self.settings.run.force else _known(self.candidates, name)
+            known = None if self.settings.run.force else known_candidate(self.candidates, name)
             if known is None:
                 with tracing.span("fit", candidate=kind, candidate_id=name):
                     return self.fit_anew(kind, name)
