@@ -8,10 +8,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flts_ray.build import build_id, code_version
 from flts_ray.cluster import Cluster, submission_id
 from flts_ray.config import WatchdogSettings, canonical_digest
 from flts_ray.config_layers import Resolved
-from flts_ray.data.claims import Claim, code_version
+from flts_ray.data.claims import Claim
 from flts_ray.data.storage import Store, open_store
 from flts_ray.deadlines import deadline
 from flts_ray.errors import ConfigError, DataError, FltsError
@@ -112,6 +113,8 @@ class Attempt:
         """Record what happens inside as a run of the tracking store, with a child a candidate."""
         event("run_started", run_id=self.run_id, dataset_id=claim.dataset_id, config_hash=claim.config_hash)
         tags = {"dataset_id": claim.dataset_id, "config_hash": claim.config_hash, "code_version": code_version()}
+        if build := build_id():
+            tags["build_id"] = build
         with (
             Tracker(self.settings.tracking, self.home, self.folder) as tracker,
             tracker.run(self.run_id, tags=tags) as parent,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from flts_ray import __version__
+from flts_ray.build import build_id, code_version
 from flts_ray.cli_operations import operations
 from flts_ray.cli_options import (
     AsJson,
@@ -80,14 +80,15 @@ def _complain(sentence: str) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"flts-ray {__version__}")
+        build = build_id()
+        typer.echo(f"flts-ray {code_version()}" + (f", build {build}" if build else ""))
         raise typer.Exit
 
 
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version, commit and build.")
     ] = False,
 ) -> None:
     """Forecasts of base-station load with Ray."""
@@ -166,15 +167,18 @@ def rollback(
 
 @app.command("sample-data")
 def sample_data(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("sample_data"),
+    out: Annotated[str, typer.Option(help="Where to write: a folder, or s3://bucket/prefix.")] = "sample_data",
     days: Annotated[float, typer.Option(min=2, help="Days of reports, train and test together.")] = 14,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate reports of a few stations that behave like real ones."""
+    storage = resolve(config, assignments, {}).settings.storage
     from flts_ray.data.sample_data import write_sample_data
 
-    files = [str(path) for path in write_sample_data(out, days=days, seed=seed)]
+    files = write_sample_data(out, storage=storage, days=days, seed=seed)
     if as_json:
         print_json({"files": files})
     else:

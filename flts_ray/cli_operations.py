@@ -9,11 +9,15 @@ import typer
 from rich.console import Console
 
 from flts_ray.cli_options import AsJson, Assignments, ConfigFile, Home, print_json, resolve
+from flts_ray.errors import ConfigError
 
 operations = typer.Typer()
 
 Side = Annotated[
-    str, typer.Argument(help="A run, a dataset or claim.json, a YAML of settings, or a Compose, Helm or .env file.")
+    str,
+    typer.Argument(
+        help="A run, a dataset or claim.json (by id, path or s3://), settings as YAML, a Compose, Helm or .env file."
+    ),
 ]
 
 
@@ -23,16 +27,26 @@ def doctor(
         bool, typer.Option("--fix", help="Put right what can be put right without losing anything.")
     ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte of every dataset.")] = False,
+    wait_s: Annotated[
+        float | None,
+        typer.Option("--wait", min=0, metavar="SECONDS", help="Only wait so long for store, tracker and sources."),
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Check everything that a run stands on, and what earlier runs left behind. Ends with 1 if there is trouble."""
-    from flts_ray.doctor import document, examine, exit_code
+    from flts_ray.doctor import document, examine, exit_code, wait_for_services
     from flts_ray.tables import print_findings
 
-    findings = examine(resolve(config, assignments, {"run.home": home}), fix=fix, deep=deep)
+    resolved = resolve(config, assignments, {"run.home": home})
+    if wait_s is None:
+        findings = examine(resolved, fix=fix, deep=deep)
+    elif fix or deep:
+        raise ConfigError("--wait looks at what lies elsewhere only: leave out --fix and --deep")
+    else:
+        findings = wait_for_services(resolved.settings, wait_s)
     if as_json:
         print_json(document(findings))
     else:
@@ -43,6 +57,9 @@ def doctor(
 @operations.command()
 def health(
     run_id: Annotated[str | None, typer.Argument(help="Which run; default: one at work, else the latest.")] = None,
+    stalled: Annotated[
+        bool, typer.Option("--stalled", help="For a liveness probe: 1 only if a run of this host is there and hangs.")
+    ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     home: Home = None,
@@ -50,9 +67,13 @@ def health(
 ) -> None:
     """Tell from its files alone whether a run is at work, hangs or has ended. Ends with 1 if somebody has to act."""
     from flts_ray.health import health as look
+    from flts_ray.health import stalled_here
 
     settings = resolve(config, assignments, {"run.home": home}).settings
-    found = look(Path(settings.run.home).absolute(), run_id, settings)
+    folder = Path(settings.run.home).absolute()
+    if stalled and run_id:
+        raise ConfigError(f"--stalled looks at every run of this host: leave out '{run_id}'")
+    found = stalled_here(folder, settings) if stalled else look(folder, run_id, settings)
     if as_json:
         print_json(found.document())
     else:

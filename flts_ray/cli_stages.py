@@ -67,8 +67,8 @@ def preprocess(
     """Only turn the sources into a dataset and print its claim check."""
     resolved = resolve(config, assignments, run_options(train, test, recipe, home, force))
     with progress_console(as_json):
+        from flts_ray.build import code_version
         from flts_ray.cluster import Cluster, submission_id
-        from flts_ray.data.claims import code_version
         from flts_ray.data.preprocess import preprocess as prepare
         from flts_ray.data.storage import open_store
         from flts_ray.telemetry.logging import bound
@@ -93,7 +93,9 @@ def preprocess(
 
 @stages.command()
 def train(
-    dataset_id: DatasetId,
+    train: Train = None,
+    test: Test = None,
+    dataset_id: OptionalDatasetId = None,
     recipe: Recipe = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -101,8 +103,9 @@ def train(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Only fit the candidates of a dataset; `flts evaluate` scores them."""
-    resolved = resolve(config, assignments, run_options(None, None, recipe, home, force), samples=False)
+    """Only fit the candidates, of a dataset or of sources; `flts evaluate` scores them."""
+    options = run_options(train, test, recipe, home, force)
+    resolved = resolve(config, assignments, options, samples=dataset_id is None)
     with _bars(resolved, as_json) as on_beat:
         from flts_ray.pipeline import run_training
 

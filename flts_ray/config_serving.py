@@ -12,10 +12,11 @@ from flts_ray.config_base import Names, Section
 class ServeSettings(Section):
     """The HTTP service of the champion. A bearer token comes from FLTS_SERVE_TOKEN or FLTS_SERVE_TOKEN_FILE only."""
 
-    profile: Literal["local", "throughput"] = Field(
+    profile: Literal["local", "cluster", "throughput"] = Field(
         "local",
-        description="local: one replica answers on its own port. throughput: HAProxy in front of several; it binds "
-        "every interface, so put a NetworkPolicy before it.",
+        description="local: one replica answers on its own port. cluster: one on each of several nodes, behind a load "
+        "balancer such as a Kubernetes Service. throughput: HAProxy in front of several. The last two bind every "
+        "interface, so put a NetworkPolicy before them.",
     )
     host: str = Field("127.0.0.1", description="Address to bind in the local profile.")
     port: int = Field(8000, ge=1024, le=65535, description="Port of the service.")
@@ -57,8 +58,18 @@ class ServeSettings(Section):
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas must not be below replicas")
         if self.profile == "local" and (self.max_replicas or self.replicas) > 1:
-            raise ValueError("the local profile has one replica: choose profile 'throughput' for more")
+            raise ValueError("the local profile has one replica: choose profile 'cluster' or 'throughput' for more")
         return self
+
+    @property
+    def own_port(self) -> bool:
+        """Whether clients come straight to a replica, on the one port of its node."""
+        return self.profile != "throughput"
+
+    @property
+    def address(self) -> str:
+        """The address that is bound: clients of a cluster come from other machines."""
+        return self.host if self.profile == "local" else "0.0.0.0"
 
 
 class PredictionLogSettings(Section):

@@ -10,6 +10,7 @@ PREFIX = "FLTS_"
 
 FLTS_NAMES = frozenset(
     {
+        "FLTS_BUILD_ID",
         "FLTS_CONFIG",
         "FLTS_DATA_DIR",
         "FLTS_FAULTS_PAGE",
@@ -18,8 +19,9 @@ FLTS_NAMES = frozenset(
         "FLTS_SERVE_TOKEN_FILE",
     }
 )
-"""Names with our prefix that are no settings: the configuration file, the commit of an image without its repository,
-where tests find real data, whether they write the page of faults, and the bearer token of the service or its file."""
+"""Names with our prefix that are no settings: the name of the image that this runs from and the commit of its code, the
+configuration file, where tests find real data, whether they write the page of faults, and the bearer token of the
+service or its file."""
 
 SAMPLING_NAMES = ("SAMPLE_TRAIN_ROWS", "SAMPLE_TEST_ROWS", "SAMPLE_STRATEGY", "SAMPLE_SEED")
 

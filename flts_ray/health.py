@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from flts_ray.config import Settings
 from flts_ray.errors import ConfigError
-from flts_ray.runs import RUN_FILE, RUNS, START_FILE, finished_runs, is_alive, unfinished_runs
+from flts_ray.runs import RUN_FILE, RUNS, START_FILE, begun_runs, finished_runs, is_alive, unfinished_runs
 from flts_ray.telemetry.heartbeat import PLACE
 
 EVENTS_FILE = "events.jsonl"
@@ -34,6 +34,7 @@ HEAD = b'{"ts": "'
 
 State = Literal["none", "alive", "done", "failed", "stalled", "dead"]
 TROUBLE: frozenset[State] = frozenset({"failed", "stalled", "dead"})
+AT_WORK: frozenset[State] = frozenset({"alive", "stalled"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,26 @@ def health(home: Path, run_id: str | None, settings: Settings, *, now_s: float |
     return Health(
         state="alive", sentence=f"run {name} is at work {where}; it last got on {silent_s:.0f} s ago", **facts
     )
+
+
+def stalled_here(home: Path, settings: Settings, *, now_s: float | None = None) -> Health:
+    """Look for a run that began on this host, is at work, and gets nowhere: all that a liveness probe may act on.
+
+    Nothing else is cured by ending the container: not a run that failed, nor one that an earlier pod left on a volume.
+
+    Args:
+        home: The home folder.
+        settings: Limits on silence.
+        now_s: Unix time; the present if None.
+
+    Returns:
+        The run that hangs, else one that is at work, else ``none``: only the first is unhealthy.
+    """
+    host = socket.gethostname()
+    names = [name for name in begun_runs(home) if _host(home / RUNS / name) == host and is_alive(home / RUNS / name)]
+    at_work = [found for name in names if (found := health(home, name, settings, now_s=now_s)).state in AT_WORK]
+    nothing = Health(state="none", sentence=f"no run of {host} is at work in {home}")
+    return min(at_work, key=lambda found: found.healthy, default=nothing)
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from flts_ray import experiments
 from flts_ray.attempt import Attempt, OnBeat, Tracked, attempt
+from flts_ray.build import code_version
 from flts_ray.candidates import TUNED, CandidateStore
 from flts_ray.champion import identifier_of, identifiers_of, promote, promote_each
 from flts_ray.config import Settings
 from flts_ray.config_layers import Resolved
-from flts_ray.data.claims import code_version
 from flts_ray.data.dataset import Dataset, dataset_ids, load_dataset
 from flts_ray.data.locks import Held, hold
 from flts_ray.data.preprocess import preprocess
@@ -77,12 +77,12 @@ def run_pipeline(resolved: Resolved, plan: Plan | None = None, *, on_beat: OnBea
         return _Run(trying, plan).result()
 
 
-def run_training(resolved: Resolved, dataset_id: str, *, on_beat: OnBeat = _nobody) -> TrainResult:
+def run_training(resolved: Resolved, dataset_id: str | None = None, *, on_beat: OnBeat = _nobody) -> TrainResult:
     """Only fit the candidates of a dataset, so that ``evaluate`` finds them.
 
     Args:
         resolved: Settings and their origins.
-        dataset_id: As preprocessing named it.
+        dataset_id: The dataset; None: preprocess the sources.
         on_beat: As in :func:`~flts_ray.attempt.attempt`.
 
     Raises:
@@ -122,7 +122,7 @@ class _Run:
         self.models = CandidateStore(trying.home, trying.store)
 
     def training(self) -> TrainResult:
-        with self.trying.stage("load"):
+        with self.trying.stage("load" if self.plan.dataset_id else "preprocess"):
             dataset = self.dataset()
         with self.trying.tracked(dataset.claim, self.settings.candidates) as tracked:
             trained = self.train(dataset)

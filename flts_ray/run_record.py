@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from pydantic import Field, ValidationError
 
+from flts_ray.build import build_id, code_version
 from flts_ray.config import Section
 from flts_ray.config_layers import Resolved, without_passwords
-from flts_ray.data.claims import Claim, code_version, now_utc
+from flts_ray.data.claims import Claim, now_utc
 from flts_ray.env_names import LEGACY_NAMES, PREFIX, SWITCHES
 from flts_ray.errors import IntegrityError
 from flts_ray.evaluation.leaderboard import ALL, Leaderboard
@@ -111,6 +112,7 @@ class RunRecord(Section):
         run_id: Which run.
         created_at: When the record was made, UTC.
         code_version: The program.
+        build_id: Image that it ran from; empty outside of one.
         dataset_id: The dataset.
         config_hash: Digest of the settings that shape the data.
         claim_digest: Digest of what the dataset was when the run used it.
@@ -129,6 +131,7 @@ class RunRecord(Section):
     run_id: str
     created_at: str
     code_version: str
+    build_id: str = ""
     dataset_id: str
     config_hash: str
     claim_digest: str
@@ -190,6 +193,7 @@ def run_record(
         run_id=result.run_id,
         created_at=now_utc(),
         code_version=version or code_version(),
+        build_id=build_id(),
         dataset_id=claim.dataset_id,
         config_hash=claim.config_hash,
         claim_digest=claim.digest(),

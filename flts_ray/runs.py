@@ -135,10 +135,15 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
+def begun_runs(home: Path) -> list[str]:
+    """Ids of all runs, the one whose last attempt began first before the others."""
+    files = sorted((home / RUNS).glob(f"*/{START_FILE}"), key=lambda file: file.stat().st_mtime_ns)
+    return [file.parent.name for file in files]
+
+
 def unfinished_runs(home: Path) -> list[str]:
     """Ids of the runs that began and have no verdict, oldest first; those at work now included."""
-    files = sorted((home / RUNS).glob(f"*/{START_FILE}"), key=lambda file: file.stat().st_mtime_ns)
-    return [file.parent.name for file in files if not (file.parent / RUN_FILE).exists()]
+    return [name for name in begun_runs(home) if not (home / RUNS / name / RUN_FILE).exists()]
 
 
 def finished_runs(home: Path) -> list[str]:

@@ -43,9 +43,10 @@ def submit(
     Ctrl-C and SIGTERM stop the job. Nothing of this shell's environment travels: settings are those of --config, --set
     and the cluster's own environment.
     """
+    from flts_ray.build import build_id
     from jobs.client import JobClient
     from jobs.log import JobLog
-    from jobs.package import commit_of, source_of, working_directory
+    from jobs.package import commit_of, installed_commit, working_directory
     from jobs.request import left_behind, make_request
     from jobs.submission import follow_to_the_end, start
 
@@ -57,7 +58,8 @@ def submit(
             config_name=config_name,
             assignments=assignments or (),
             extra=context.args,
-            commit=commit_of(working_dir or source_of("flts_ray").parent),
+            commit=commit_of(working_dir) if working_dir else installed_commit(),
+            build="" if working_dir else build_id(),
         )
         if names := left_behind(os.environ):
             _say(f"set here and not sent along: {', '.join(names)}")

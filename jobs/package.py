@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from flts_ray.build import GIT_COMMIT
 from flts_ray.errors import ConfigError
 
 PACKAGES = ("flts_ray", "jobs", "serve")
@@ -63,6 +65,11 @@ def source_of(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"the package {package} is not installed here: install flts-ray, or name --working-dir")
     return Path(spec.submodule_search_locations[0])
+
+
+def installed_commit() -> str:
+    """Git commit of the code that is installed here: of its checkout, or as its image was told."""
+    return commit_of(source_of("flts_ray").parent) or os.environ.get(GIT_COMMIT, "")[:12]
 
 
 def commit_of(folder: Path) -> str:

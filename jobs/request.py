@@ -16,6 +16,7 @@ from typing import Any
 from typer.main import get_command
 
 from flts_ray import __version__
+from flts_ray.build import BUILD_ID, GIT_COMMIT
 from flts_ray.cli import app
 from flts_ray.cli_options import run_options
 from flts_ray.config import canonical_digest
@@ -43,6 +44,7 @@ class JobRequest:
         digest: SHA-256 of job, arguments and configuration: the same request has the same.
         facts: More of what the dashboard shows.
         commit: Git commit of the code that travels, or empty.
+        build: Build that the code that travels is from, or empty.
         trace: The trace that the job belongs to, as a W3C traceparent, or empty.
     """
 
@@ -52,6 +54,7 @@ class JobRequest:
     digest: str
     facts: Mapping[str, str]
     commit: str
+    build: str = ""
     trace: str = ""
 
     @property
@@ -66,10 +69,13 @@ class JobRequest:
 
     @property
     def env_vars(self) -> dict[str, str]:
-        """What is set for the job: of the environment that it is sent from only the trace that it belongs to."""
-        commit = {"FLTS_GIT_COMMIT": self.commit} if self.commit else {}
+        """What is set for the job: whose code it is, and of the environment that it is sent from only the trace.
+
+        The build is set even if it is empty: that of the cluster's image is not the build of this code.
+        """
+        commit = {GIT_COMMIT: self.commit} if self.commit else {}
         trace = {TRACEPARENT: self.trace} if self.trace else {}
-        return {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **commit, **trace}
+        return {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), BUILD_ID: self.build, **commit, **trace}
 
 
 def make_request(
@@ -81,6 +87,7 @@ def make_request(
     assignments: Sequence[str],
     extra: Sequence[str],
     commit: str,
+    build: str = "",
 ) -> JobRequest:
     """Read the arguments as the job will, so that what it would refuse is refused before anything is sent.
 
@@ -92,6 +99,7 @@ def make_request(
         assignments: Texts of ``--set``.
         extra: The job's other arguments.
         commit: Git commit of the code.
+        build: Build that the code is from.
 
     Raises:
         ConfigError: If a setting is wrong, or something holds a secret.
@@ -116,6 +124,7 @@ def make_request(
             "commit": commit or "unknown",
         },
         commit=commit,
+        build=build,
         trace=os.environ.get(TRACEPARENT, ""),
     )
 

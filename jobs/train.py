@@ -1,4 +1,4 @@
-"""Job: fit the candidates of a dataset (``flts train --dataset``)."""
+"""Job: fit the candidates of a dataset, or of sources (``flts train``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two profiles, as what Ray Serve reads from the environment. Knows no Ray: it is needed before Ray is imported."""
+"""The profiles, as what Ray Serve reads from the environment. Knows no Ray: it is needed before Ray is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"
 def environment(settings: ServeSettings, *, scratch: Path | None = None) -> dict[str, str]:
     """What must stand in the environment before Ray starts, on every node.
 
-    Both profiles let each replica answer on its own port, since the Python proxy costs 8 to 14 ms of CPU a request.
+    All profiles let each replica answer on its own port, since the Python proxy costs 8 to 14 ms of CPU a request.
 
     Args:
         settings: The service's.
@@ -29,8 +29,8 @@ def environment(settings: ServeSettings, *, scratch: Path | None = None) -> dict
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{settings.drain_s:g}",
         "OMP_NUM_THREADS": "1",
     }
-    if settings.profile == "local":
-        # One port, free again as soon as its replica is gone: the address stays when the replica is replaced.
+    if settings.own_port:
+        # One port a node, free again as soon as its replica is gone: the address stays when the replica is replaced.
         return common | {
             FIRST_PORT: str(settings.port),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.port + 1),  # not included
@@ -52,17 +52,19 @@ def environment(settings: ServeSettings, *, scratch: Path | None = None) -> dict
 
 
 def has_own_port(settings: ServeSettings) -> bool:
-    """Whether this process runs under the local profile's variables: without them Ray Serve's proxy has the port."""
-    return os.environ.get(FIRST_PORT) == str(settings.port)
+    """Whether this process runs under the variables of one port a node: without them Ray Serve's proxy has the port."""
+    return settings.own_port and os.environ.get(FIRST_PORT) == str(settings.port)
 
 
 def main() -> None:
     """Print the variables as shell exports, for `eval` before `ray start`."""
     parser = argparse.ArgumentParser(prog="python -m serve.environment", description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML file of settings.")
+    parser.add_argument("--profile", help="local, cluster or throughput; default: as the settings say.")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Set any setting.")
     arguments = parser.parse_args()
-    settings = load_settings(file=arguments.config, assignments=arguments.set).settings
+    options = {"serve.profile": arguments.profile}
+    settings = load_settings(file=arguments.config, assignments=arguments.set, options=options).settings
     for name, value in environment(settings.serve, scratch=Path(tempfile.gettempdir(), "flts-haproxy")).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 

@@ -24,6 +24,8 @@ def deployment_options(settings: ServeSettings) -> dict[str, Any]:
                 look_back_period_s=max(settings.upscale_delay_s, 1.0),
             )
         }
+    if settings.profile == "cluster":
+        scaling["max_replicas_per_node"] = 1  # a node has one port for them
     return scaling | {
         "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
         # Serve lets twice as many in as the replica takes, which refuses the rest itself: it knows what they weigh.
@@ -34,7 +36,8 @@ def deployment_options(settings: ServeSettings) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 5,
         "health_check_timeout_s": 15,
-        # A new version starts beside the old one, which goes when it answers; the local profile has only one port.
-        "max_surge_percent": 100 if settings.profile == "throughput" else 0,
+        # A new version starts beside the old one, which goes when it answers, unless a node has only one port for both:
+        # then one replica after the other is replaced in its place.
+        "max_surge_percent": 0 if settings.own_port else 100,
         "logging_config": {"encoding": "JSON", "enable_access_log": False},  # ours says more
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray import serve
 
+from flts_ray.build import build_id, code_version
 from flts_ray.config import Settings
 from flts_ray.data.storage import open_store
 from flts_ray.drift.monitor import DriftMonitor
@@ -24,6 +25,7 @@ from serve.address import reuse_address, wait_until_free
 from serve.admission import Admission
 from serve.api import create_app
 from serve.compute import Lanes
+from serve.draining import on_draining
 from serve.environment import has_own_port
 from serve.instruments import RayInstruments
 from serve.lifecycle import ChampionWatcher
@@ -81,12 +83,15 @@ class Replica:
         log.configure(stream=sys.__stderr__)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = Settings.model_validate(settings)
+        self.draining = False
+        on_draining(self._drain)
         wanted = self.settings.serve
         if has_own_port(wanted):
             reuse_address()
-            wait_until_free(wanted.host, wanted.port, limit_s=wanted.drain_s + wanted.shutdown_s)
+            wait_until_free(wanted.address, wanted.port, limit_s=wanted.drain_s + wanted.shutdown_s)
         context = serve.get_replica_context()
         self.replica = context.replica_id.unique_id
+        log.event("replica_started", replica=self.replica, code_version=code_version(), build=build_id())
         self.instruments = RayInstruments(self.replica)
         self.models = ChampionWatcher(
             self.settings, identifier=identifier, replica=self.replica, instruments=self.instruments
@@ -169,6 +174,10 @@ class Replica:
                 series=series, target=target, step=step, bias_std=math.nan, spread_ratio=math.nan, coverage=math.nan
             )
         return set(found)
+
+    def _drain(self) -> None:
+        self.draining = True
+        log.event("replica_draining", replica=self.replica)
 
     def check_health(self) -> None:
         """Asked by Ray Serve every few seconds: a replica whose watcher or drift task died is replaced.

@@ -38,12 +38,16 @@ def run_service(settings: Settings, identifier: str, *, announce: Callable[[str]
         announce: Gets the one line that says where the service answers.
 
     Raises:
-        ConfigError: If the port is taken, or the settings name a Ray cluster elsewhere.
+        ConfigError: If the port is taken, or the settings name a Ray cluster elsewhere or ask for one.
         ClusterError: If the service does not come up.
     """
     wanted = settings.serve
     if elsewhere := settings.run.ray_address or os.environ.get("RAY_ADDRESS", ""):
         raise ConfigError(f"flts serve runs on this machine, not on {elsewhere}: there, `serve deploy` a Serve file")
+    if wanted.profile == "cluster":
+        raise ConfigError(
+            "flts serve runs on this machine, and the cluster profile on several: `serve deploy` it there"
+        )
     if not is_free(wanted.host, wanted.port):
         raise ConfigError(f"{wanted.host}:{wanted.port} is taken: choose another --port")
     scratch = Path(tempfile.mkdtemp(prefix="flts-serve-"))

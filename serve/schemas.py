@@ -233,6 +233,7 @@ class ModelStory(BaseModel):
     kind: str
     loaded_at: str
     replica: str = Field(description="Which replica answers: others may be at another version for a moment.")
+    build_id: str = Field("", description="Image that this replica runs from; empty outside of one.")
     previous_version: str = Field(description="Loaded before it, and still at hand; empty if there is none.")
     status: ModelStatus
     lookback: int = Field(description="Rows that a history must have at least.")

@@ -126,6 +126,10 @@ class Service(Protocol):
     def replica(self) -> str:
         """Its name, for whoever looks into one of several."""
 
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to end, and answers only who comes late."""
+
     async def forecast(
         self, model: LoadedModel, queries: Sequence[Query], *, deadline_s: float
     ) -> list[Forecast | FltsError]:

@@ -9,9 +9,11 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flts_ray.build import build_id
 from serve.answers import model_entry
 from serve.exchange import exchange_of
 from serve.forecasting import current_model
+from serve.problems import not_ready
 from serve.service import LoadedModel, Service
 
 
@@ -33,8 +35,10 @@ class StatusHandlers:
         """Ready to forecast.
 
         Raises:
-            Refusal: If there is no model yet.
+            Refusal: If there is no model yet, or the replica is about to end.
         """
+        if self._service.draining:
+            raise not_ready("this replica is about to end", self._service.settings.serve.retry_after_s)
         model = self._current(request)
         return _json({"state": "ready", "version": model.version})
 
@@ -65,6 +69,7 @@ class StatusHandlers:
             **model_entry(model),
             "loaded_at": model.loaded_at,
             "replica": self._service.replica,
+            "build_id": build_id(),
             "previous_version": "" if previous is None else previous.version,
             "status": asdict(self._service.models.status()),
         }

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from flts_ray.cli import app
 from flts_ray.config import Settings
 from flts_ray.errors import ConfigError
-from flts_ray.health import START_S, Health, health
+from flts_ray.health import START_S, Health, health, stalled_here
 from flts_ray.runs import RunFolder, open_run
 from flts_ray.telemetry.logging import LOGGER, configure, event, events_to
 
@@ -174,6 +174,58 @@ def test_a_run_at_work_goes_before_a_later_one_that_ended(tmp_path: Path, run: R
         (other.folder / "run.json").write_text("{}")
     os.utime(other.folder / "started.json", (time.time() + 60, time.time() + 60))
     assert look(tmp_path).run_id == run.run_id
+
+
+def stalled(tmp_path: Path, later_s: float = 0.0) -> Health:
+    return stalled_here(tmp_path, SETTINGS, now_s=time.time() + later_s)
+
+
+def began_at(folder: Path, host: str) -> None:
+    start = folder / "started.json"
+    start.write_text(json.dumps({**json.loads(start.read_text()), "host": host}))
+
+
+def test_a_liveness_probe_fails_only_while_a_run_of_this_host_is_there_and_hangs(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    assert stalled_here(tmp_path / "not there yet", SETTINGS).state == "none"
+    tell(run, started("train"), beat(step=1))
+    assert stalled(tmp_path).state == "alive"
+    found = stalled(tmp_path, LIMIT_S + 10)
+    assert (found.state, found.healthy, found.run_id) == ("stalled", False, run.run_id)
+    began_at(run.folder, "the pod before")
+    found = stalled(tmp_path, LIMIT_S + 10)
+    assert (found.state, found.healthy) == ("none", True)
+
+
+def test_a_run_that_ended_or_died_is_none_of_a_liveness_probes_business(tmp_path: Path) -> None:
+    with open_run(tmp_path, "failed") as run:
+        tell(run, started("train"), ("run_failed", {"exit_code": 51, "reason": "the store is away"}))
+    with open_run(tmp_path, "killed") as run:
+        tell(run, started("train"), beat(step=1))
+    assert health(tmp_path, run.run_id, SETTINGS).state == "dead"
+    assert stalled(tmp_path, LIMIT_S + 10).state == "none"
+
+
+def test_one_run_of_several_that_hangs_is_enough_even_one_taken_up_after_its_verdict(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    tell(run, started("train"), beat(step=1))
+    (run.folder / "run.json").write_text("{}")
+    with open_run(tmp_path, "another") as other:
+        tell(other, started("evaluate", 10 * LIMIT_S))
+        assert stalled(tmp_path, LIMIT_S + 10).run_id == run.run_id
+
+
+def test_a_liveness_probe_as_a_command(tmp_path: Path, run: RunFolder) -> None:
+    tell(run, started("train"), beat(step=1))
+    call = ["health", "--stalled", "--home", str(tmp_path)]
+    done = CliRunner().invoke(app, call)
+    assert (done.exit_code, "is at work in stage train" in done.output) == (0, True)
+    file = run.folder / "events.jsonl"
+    file.write_text(file.read_text().replace('{"ts": "20', '{"ts": "19'))
+    assert CliRunner().invoke(app, call).exit_code == 1
+    assert isinstance(CliRunner().invoke(app, [*call, run.run_id]).exception, ConfigError)
 
 
 def test_the_command_answers_with_a_sentence_or_json_and_its_exit_code(tmp_path: Path, run: RunFolder) -> None:

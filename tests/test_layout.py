@@ -33,7 +33,7 @@ RAY_MODULES = {
     "flts_ray.telemetry.figures",
 }
 SERVICE = {path.stem: path for path in sorted((ROOT / "serve").glob("*.py"))}
-SERVICE_RAY_MODULES = {"address", "app", "compute", "profiles", "replica", "running"}
+SERVICE_RAY_MODULES = {"address", "app", "compute", "draining", "profiles", "replica", "running"}
 HEAVY = ("torch", "ray", "mlflow", "prophet", "matplotlib", "pandas", "captum", "optuna", "opentelemetry")
 MAX_LINES = 400
 

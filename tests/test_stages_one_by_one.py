@@ -45,11 +45,16 @@ def test_one_by_one_they_give_what_a_run_gives(desk: Desk, dataset: str) -> None
     assert f"flts train --dataset {dataset}" in early.document["verdict"]["reasons"][0]
 
     trained = stage(desk, "train", "--dataset", dataset)
-    assert trained.code == 0
+    assert (trained.code, trained.document["dataset_id"]) == (0, dataset)
     assert trained.document["failures"] == {}
     assert trained.document["candidates"]["gru"]["reused"] is False
     evaluated = stage(desk, "evaluate", "--dataset", dataset)
     assert not evaluated.named("ray_started"), "scoring needs no Ray"
+
+    again = stage(desk, "train", *desk.sources)  # finds done what the sources are worth
+    assert (again.code, again.document["dataset_id"]) == (0, dataset)
+    assert again.document["candidates"]["gru"]["reused"] is True
+    assert not again.named("ray_started")
 
     whole = desk.run("--home", str(desk.folder / "whole"), **{k.replace(".", "__"): v for k, v in GRU.items()})
     assert evaluated.code == whole.code

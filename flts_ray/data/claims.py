@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError
@@ -124,6 +120,7 @@ class Claim(Section):
         identifier: Name of the run that made it.
         created_at: When, UTC.
         code_version: Program that made it.
+        build_id: Image that it ran from; empty outside of one.
         sampled: Whether rows were left out on purpose in any split.
         columns: Raw columns in order.
         targets: Columns to forecast.
@@ -145,6 +142,7 @@ class Claim(Section):
     identifier: str
     created_at: str
     code_version: str
+    build_id: str = ""
     sampled: bool
     columns: tuple[ColumnRecord, ...]
     targets: tuple[str, ...]
@@ -159,9 +157,8 @@ class Claim(Section):
 
     def digest(self) -> str:
         """SHA-256 of what the data are: equal for the same data in any place, made at any time by any version."""
-        return canonical_digest(
-            self.model_dump(mode="json", exclude={"created_at", "code_version", "identifier", "claim_sha256"})
-        )
+        made = {"created_at", "code_version", "build_id", "identifier", "claim_sha256"}
+        return canonical_digest(self.model_dump(mode="json", exclude=made))
 
     def sealed(self) -> Self:
         """The same claim with ``claim_sha256`` filled in."""
@@ -325,27 +322,6 @@ def now_utc() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def code_version() -> str:
-    """Version of the package, with the git commit where one can be told (``FLTS_GIT_COMMIT`` or the checkout)."""
-    try:
-        version = metadata.version("flts-ray")
-    except metadata.PackageNotFoundError:
-        version = "0+unknown"
-    commit = os.environ.get("FLTS_GIT_COMMIT", "") or _git_commit()
-    return f"{version}+{commit[:12]}" if commit else version
-
-
-def _git_commit() -> str:
-    here = Path(__file__).resolve()
-    if not (here.parents[2] / ".git").exists():  # installed elsewhere: a repository around it is not ours
-        return ""
-    command = ["git", "-C", str(here.parents[2]), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def _self_digest(raw: dict[str, Any]) -> str:
-    return canonical_digest({key: value for key, value in raw.items() if key != "claim_sha256"})
+    absent = {"claim_sha256"} if raw.get("build_id") else {"claim_sha256", "build_id"}  # older claims have no build_id
+    return canonical_digest({key: value for key, value in raw.items() if key not in absent})

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from flts_ray.build import build_id
 from flts_ray.config import Settings
 from flts_ray.data.claims import (
     COLUMN_UNITS,
@@ -338,6 +339,7 @@ def _claim(
         identifier=settings.identifier or _identifier(kept),
         created_at=now_utc(),
         code_version=code_version,
+        build_id=build_id(),
         sampled=any(split.sampling.sampled for record in kept for split in (record.train, record.test)),
         columns=tuple(ColumnRecord(name=name, unit=_unit(name, settings)) for name in settings.data.columns),
         targets=settings.data.targets,

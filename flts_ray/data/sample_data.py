@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 from scipy.signal import lfilter
 
-from flts_ray.config import RAW_COLUMNS
+from flts_ray.config import RAW_COLUMNS, StorageSettings
 from flts_ray.data.frame import FloatArray, RawFrame
 from flts_ray.data.shaping import split_by_time
 from flts_ray.data.storage import Store
@@ -25,34 +25,37 @@ STATIONS = ("Harbour", "Market", "University")
 def write_sample_data(
     folder: str | Path,
     *,
+    storage: StorageSettings | None = None,
     stations: Sequence[str] = STATIONS,
     days: float = 14.0,
     seed: int = 42,
     test_fraction: float = 0.2,
-) -> list[Path]:
+) -> list[str]:
     """Write ``train/<station>.csv`` and ``test/<station>.csv`` for every station, each file atomically.
 
     Args:
-        folder: Where to; made if it is not there.
+        folder: Where to, local or ``s3://``; a folder is made if it is not there, a bucket is not.
+        storage: The S3 server, and the patience with it; Amazon's if None.
         stations: Names; a station's data depend on its name and the seed only, not on the others.
         days: Days of reports, every two minutes.
         seed: Seed of everything random.
         test_fraction: Share of rows, the last, that go into the test file.
 
     Returns:
-        The files, train before test, station by station.
+        Addresses of the files, train before test, station by station.
 
     Raises:
-        StorageError: If the folder cannot be written.
+        StorageError: If they cannot be written there.
         TooFewRowsError: If ``days`` gives too few rows to split.
     """
-    store = Store(str(folder))
+    store = Store(str(folder), storage or StorageSettings())
+    store.prepare()  # some servers make a bucket on the first write, even one whose name is mistyped
     written = []
     for name in stations:
         parts = split_by_time(sample_station(name, days=days, seed=seed), test_fraction)
         for split, part in zip(("train", "test"), parts, strict=True):
             store.write_bytes(f"{split}/{name}.csv", _csv(part))
-            written.append(Path(store.uri_of(f"{split}/{name}.csv")))
+            written.append(store.uri_of(f"{split}/{name}.csv"))
     return written
 
 

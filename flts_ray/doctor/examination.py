@@ -11,6 +11,7 @@ from flts_ray.doctor.configuration import configuration_checks
 from flts_ray.doctor.findings import Finding, run_checks
 from flts_ray.doctor.leftovers import home_leftovers, store_leftovers, tracker_leftovers
 from flts_ray.doctor.machine import machine_checks
+from flts_ray.doctor.sources import source_checks
 from flts_ray.doctor.storage import storage_checks
 from flts_ray.doctor.tracking import tracking_checks
 
@@ -41,6 +42,7 @@ def examine(resolved: Resolved, *, fix: bool = False, deep: bool = False) -> lis
         [
             configuration_checks(resolved),
             machine_checks(settings),
+            source_checks(settings),
             [*storage_checks(settings), *store_leftovers(settings, fix=fix, deep=deep)],
             [*tracking_checks(settings), *tracker_leftovers(settings, fix=fix)],
             home_leftovers(settings, fix=fix),

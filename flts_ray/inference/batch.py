@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flts_ray.build import code_version
 from flts_ray.config import Settings
-from flts_ray.data.claims import code_version, now_utc
+from flts_ray.data.claims import now_utc
 from flts_ray.data.locks import hold
 from flts_ray.data.shaping import SourceFile
 from flts_ray.data.storage import Store

@@ -193,8 +193,10 @@ def _code(a: Side, b: Side, ledger: Ledger) -> None:
             b.claim.code_version,
             matters=not same_data,
         )
+        ledger.compare("code", "build_id of the dataset", a.claim.build_id, b.claim.build_id, matters=False)
     if a.record and b.record:
         ledger.compare("code", "code_version", a.record.code_version, b.record.code_version)
+        ledger.compare("code", "build_id", a.record.build_id, b.record.build_id, matters=False)
     elif a.claim and b.claim and (a.record or b.record):
         left, right = ((side.record or side.claim) for side in (a, b))
         assert left and right

@@ -12,8 +12,9 @@ from typing import Literal
 import yaml
 from pydantic import ValidationError
 
-from flts_ray.config import Settings
+from flts_ray.config import Settings, StorageSettings
 from flts_ray.config_layers import load_settings, setting_fields
+from flts_ray.data.addresses import absolute_uri
 from flts_ray.data.claims import CLAIM_FILE, Claim, has_claim, read_claim
 from flts_ray.data.storage import Store
 from flts_ray.errors import ConfigError, DataError, IntegrityError, StorageError
@@ -57,7 +58,7 @@ def load_side(text: str, settings: Settings, store: Store, home: Path) -> Side:
 
     Args:
         text: A run id; a dataset id; a path of a run's folder, record, claim, configuration or deployment file;
-            or the ``s3://`` address of a claim or its folder.
+            or the ``s3://`` address of a run's or a dataset's folder, of a record, or of a claim.
         settings: Where storage is.
         store: Datasets are looked for here.
         home: Runs are looked for here.
@@ -68,11 +69,7 @@ def load_side(text: str, settings: Settings, store: Store, home: Path) -> Side:
         StorageError: If the store does not answer.
     """
     if text.startswith("s3://"):
-        folder, _, file = text.removesuffix("/").rpartition("/")
-        if not file.endswith(".json"):
-            folder, file = text.removesuffix("/"), CLAIM_FILE
-        content = Store(folder, settings.storage).read_bytes(file)
-        return claim_side(parse_claim(content, redacted(text)), text)
+        return _object(text, settings.storage, store)
     path = Path(text).expanduser()
     if not path.exists() and "/" not in text and (home / RUNS / text).is_dir():
         path = home / RUNS / text
@@ -134,6 +131,19 @@ def parse_claim(content: bytes, place: str) -> Claim:
     if claim.sealed().claim_sha256 != claim.claim_sha256:
         raise IntegrityError(f"{place} is not the claim that was written: it was altered; preprocess again")
     return claim
+
+
+def _object(uri: str, storage: StorageSettings, store: Store) -> Side:
+    """A record or a claim on an S3 server, or the folder of one: runs are kept beside the datasets they used."""
+    folder, _, name = absolute_uri(uri).rpartition("/")
+    if not name.endswith(".json"):
+        folder = f"{folder}/{name}"
+        name = RECORD_FILE if Store(folder, storage).exists(RECORD_FILE) else CLAIM_FILE
+    content, place = Store(folder, storage).read_bytes(name), redacted(f"{folder}/{name}")
+    if name == RECORD_FILE:
+        own = Store(folder.rpartition(f"/{RUNS}/")[0] or folder, storage)  # the store that the record lies in
+        return _run(parse_record(content, place), uri, [own, store])
+    return claim_side(parse_claim(content, place), uri)
 
 
 def _folder(path: Path, name: str, store: Store) -> Side:

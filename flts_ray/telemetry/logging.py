@@ -1,7 +1,7 @@
 """Events as JSON lines on stderr (and in the run's own file), each with what is known of its place.
 
-The place (job, run, dataset, node, worker) is a property of the process, as the handlers are: it is kept as filters of
-the logger, so that every thread's lines carry it. An event's own fields go before it.
+The place (build, job, run, dataset, node, worker) is a property of the process, as the handlers are: it is kept as
+filters of the logger, so that every thread's lines carry it. An event's own fields go before it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, TextIO
 
+from flts_ray.build import build_id
 from flts_ray.redaction import redacted
 
 WARNING, ERROR = logging.WARNING, logging.ERROR
@@ -100,7 +101,7 @@ def _send_to(stream: TextIO, level: int) -> None:
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
     """Inside, every event of this process also has these fields, whichever thread it comes from."""
-    place = Place({"host": socket.gethostname(), **fields})
+    place = Place({"host": socket.gethostname(), "build": build_id(), **fields})
     LOGGER.addFilter(place)
     try:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 from flts_ray.telemetry import tracing
 from flts_ray.telemetry.logging import bound, configure_worker, event, whereabouts
 
-OF_THE_PROCESS = frozenset({"host", "node_id", "rank", "pid"})
+OF_THE_PROCESS = frozenset({"host", "build", "node_id", "rank", "pid"})
 """Fields of log lines that do not travel: a worker has its own."""
 
 

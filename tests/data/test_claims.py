@@ -12,7 +12,6 @@ from flts_ray.data.claims import (
     CLAIM_FILE,
     Claim,
     SourceRecord,
-    code_version,
     data_digest,
     dataset_id_of,
     dataset_store,
@@ -149,6 +148,21 @@ def test_the_data_digest_depends_on_content_split_and_station() -> None:
     assert len(digests) == 4
 
 
+def test_the_build_is_recorded_and_no_part_of_what_the_data_are(store: Store) -> None:
+    bare, built = claim(), claim(build_id="image:7")
+    assert built.digest() == bare.digest()
+    assert read_claim(store, write_claim(store, built).dataset_id).build_id == "image:7"
+    with pytest.raises(IntegrityError, match="altered"):
+        alter(store, built.dataset_id, lambda raw: raw.update(build_id="image:8"))
+        read_claim(store, built.dataset_id)
+
+
+def test_a_claim_that_is_older_than_builds_is_read(store: Store) -> None:
+    written = write_claim(store, claim())
+    alter(store, written.dataset_id, lambda raw: raw.pop("build_id"))
+    assert read_claim(store, written.dataset_id) == written
+
+
 def test_the_identity_depends_on_all_three_parts() -> None:
     identities = {
         dataset_id_of("c", "d", 1),
@@ -157,8 +171,3 @@ def test_the_identity_depends_on_all_three_parts() -> None:
         dataset_id_of("c", "d", 2),
     }
     assert len(identities) == 4 and all(len(i) == 16 for i in identities)
-
-
-def test_the_code_version_names_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLTS_GIT_COMMIT", "0123456789abcdef")
-    assert code_version().endswith("+0123456789ab")

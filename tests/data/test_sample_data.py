@@ -10,12 +10,13 @@ from flts_ray.data.quality import split_quality
 from flts_ray.data.sample_data import sample_station, write_sample_data
 from flts_ray.data.shaping import check_split_order
 from flts_ray.data.source import read_rows
+from flts_ray.data.storage import NoBucketError, Store
+from tests.services import S3Server
 
-pytestmark = pytest.mark.unit
 
-
+@pytest.mark.unit
 def test_files_follow_the_schema_contract(tmp_path: Path) -> None:
-    files = write_sample_data(tmp_path, stations=("a", "b"), days=3, seed=1)
+    files = [Path(name) for name in write_sample_data(tmp_path, stations=("a", "b"), days=3, seed=1)]
     assert [f.relative_to(tmp_path).as_posix() for f in files] == [
         "train/a.csv",
         "test/a.csv",
@@ -30,16 +31,33 @@ def test_files_follow_the_schema_contract(tmp_path: Path) -> None:
     assert split_quality(train).step_s == 120.0
 
 
+@pytest.mark.unit
 def test_the_same_seed_gives_the_same_station_whatever_the_others(tmp_path: Path) -> None:
-    one = write_sample_data(tmp_path / "x", stations=("a",), days=2, seed=7)
-    two = write_sample_data(tmp_path / "y", stations=("b", "a"), days=2, seed=7)
-    assert one[0].read_bytes() == two[2].read_bytes()
-    assert two[0].read_bytes() != two[2].read_bytes()
-    other = write_sample_data(tmp_path / "z", stations=("a",), days=2, seed=8)
-    assert one[0].read_bytes() != other[0].read_bytes()
+    def written(folder: str, *stations: str, seed: int = 7) -> list[bytes]:
+        files = write_sample_data(tmp_path / folder, stations=stations, days=2, seed=seed)
+        return [Path(name).read_bytes() for name in files]
+
+    one, two = written("x", "a"), written("y", "b", "a")
+    assert one[0] == two[2]
+    assert two[0] != two[2]
+    assert one[0] != written("z", "a", seed=8)[0]
+
+
+@pytest.mark.service
+def test_a_bucket_takes_the_same_bytes_as_a_folder(s3_server: S3Server, tmp_path: Path) -> None:
+    s3_server.make_bucket("reports")
+    there, here = "s3://reports/in", write_sample_data(tmp_path, stations=("a",), days=2)
+    written = write_sample_data(there, storage=s3_server.settings(), stations=("a",), days=2)
+    assert written == [f"{there}/train/a.csv", f"{there}/test/a.csv"]
+    store = Store(there, s3_server.settings())
+    assert [store.read_bytes(name) for name in store.list()] == [Path(name).read_bytes() for name in sorted(here)]
+    with pytest.raises(NoBucketError, match="'report'"):
+        write_sample_data("s3://report/in", storage=s3_server.settings(), stations=("a",), days=2)
+    assert "report" not in s3_server.buckets()
 
 
 @pytest.mark.parametrize("name", ["Harbour", "Market", "University"])
+@pytest.mark.unit
 def test_values_are_of_the_size_of_published_ones(name: str) -> None:
     frame = sample_station(name)
     found = split_quality(frame)
@@ -52,6 +70,7 @@ def test_values_are_of_the_size_of_published_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Harbour", "Market", "University"])
+@pytest.mark.unit
 def test_persistence_can_be_beaten_but_not_by_much(name: str) -> None:
     """A regression on ten past logarithms: on published stations it has a skill of about 0.1."""
     x = np.log(sample_station(name).column("down"))

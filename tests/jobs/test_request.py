@@ -48,6 +48,16 @@ def test_the_hash_is_that_of_the_same_settings_here(tmp_path: Path) -> None:
     assert set(made.metadata) == {"job", "request", "version", "config_hash", "recipe", "commit"}
 
 
+def test_the_job_names_the_build_of_the_code_that_travels_and_not_that_of_the_clusters_image() -> None:
+    assert request().env_vars["FLTS_BUILD_ID"] == ""
+    made = make_request(
+        Job.PIPELINE, submission_id="r1", config=None, config_name="", assignments=(), extra=(), commit="", build="v7"
+    )
+    assert made.env_vars["FLTS_BUILD_ID"] == "v7"
+    assert "FLTS_GIT_COMMIT" not in made.env_vars
+    assert (made.digest, made.metadata["commit"]) == (request(name="r1").digest, "unknown")
+
+
 def test_the_submitting_shell_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = request()
     monkeypatch.setenv("SCALER", "robust")
@@ -67,7 +77,7 @@ def test_what_the_job_would_refuse_is_refused_here() -> None:
     with pytest.raises(UsageError, match="--trian"):
         request("--trian", "a.csv")
     with pytest.raises(UsageError, match="dataset_id"):
-        request(job=Job.TRAIN)
+        request(job=Job.EVALUATE)
     with pytest.raises(ConfigError, match="before `--`"):
         request("--set", "seed=3")
     with pytest.raises(ConfigError, match="submission-id 'a/b'"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flts_ray.candidates import CandidateStore, FitSummary, FittedCandidate, candidate_id
-from flts_ray.config import Settings
+from flts_ray.config import Settings, StorageSettings
 from flts_ray.config_layers import Resolved, load_settings
 from flts_ray.data import preprocess as preprocessing
 from flts_ray.data.claims import Claim
@@ -111,8 +111,11 @@ class Lab:
         )
         return candidates.save(bundle, summary)
 
-    def side(self, text: str | Path) -> Side:
-        return load_side(str(text), self.resolve().settings, self.store, self.home)
+    def side(self, text: str | Path, storage: StorageSettings | None = None) -> Side:
+        settings = self.resolve().settings
+        if storage is not None:
+            settings = settings.model_copy(update={"storage": storage})
+        return load_side(str(text), settings, self.store, self.home)
 
     def file(self, name: str, content: str) -> Side:
         """A configuration or deployment file."""

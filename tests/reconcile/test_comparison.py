@@ -80,6 +80,26 @@ def test_any_changed_setting_is_reported_by_its_key(key: str, values: list[str])
         assert comparison.exit_code == 1
 
 
+def test_where_a_run_ran_and_from_which_build_is_no_difference_that_matters(
+    lab: Lab, base: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLTS_BUILD_ID", "flts-ray:7")
+    where = {
+        "storage.endpoint_url": "http://minio:9000",
+        "tracking.uri": "http://mlflow:5000",
+        "run.ray_address": "auto",
+        "serve.port": 8001,
+        "watchdog.stall_timeout_s": 900,
+    }
+    environ = {"FLTS_BUILD_ID": "flts-ray:7", "FLTS_RUN__HOME": "/var/lib/flts", "RAY_ADDRESS": "head:6379"}
+    resolved = lab.resolve(**{key.replace(".", "__"): value for key, value in where.items()})
+    cluster = lab.run("cluster", resolved, environ=environ)
+    found = compare(base, cluster)
+    assert (found.verdict, found.exit_code) == ("No difference that matters.", 0)
+    ignored = {one.key for one in found.ignored}
+    assert {"storage.endpoint_url", "tracking.uri", "run.ray_address", "build_id", "RAY_ADDRESS"} <= ignored
+
+
 def test_what_is_printed_is_short_and_in_order(lab: Lab, base: Side, sampled: Side) -> None:
     text = printed(compare(base, sampled))
     lines = text.splitlines()

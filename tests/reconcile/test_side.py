@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from flts_ray.errors import ConfigError, FltsError, IntegrityError
+from flts_ray.data.storage import Store
+from flts_ray.errors import ConfigError, FltsError, IntegrityError, StorageError
 from flts_ray.reconcile import Side
 from tests.reconcile.runs import Lab
+from tests.services import S3Server
 
-pytestmark = pytest.mark.unit
 
-
+@pytest.mark.unit
 def test_a_run_by_its_id_its_folder_or_its_files(lab: Lab, base: Side) -> None:
     folder = lab.home / "runs" / "base"
     (folder / "run.json").write_text(json.dumps({"run_id": "base", "dataset_id": "x", "leaderboard": []}))
@@ -23,6 +24,7 @@ def test_a_run_by_its_id_its_folder_or_its_files(lab: Lab, base: Side) -> None:
     (folder / "run.json").unlink()
 
 
+@pytest.mark.unit
 def test_a_run_of_another_home_finds_the_dataset_there(lab: Lab, base: Side, tmp_path: Path) -> None:
     elsewhere = Lab(tmp_path / "empty", lab.train, lab.test, pytest.MonkeyPatch())
     assert elsewhere.side(lab.home / "runs" / "base").claim == base.claim
@@ -33,12 +35,33 @@ def test_a_run_of_another_home_finds_the_dataset_there(lab: Lab, base: Side, tmp
     assert "is gone, so rows and sampling are not compared" in side.notes[0]
 
 
+@pytest.mark.unit
 def test_a_run_whose_record_lies_in_the_store(lab: Lab, base: Side, tmp_path: Path) -> None:
     cluster = Lab(tmp_path / "short-lived", lab.train, lab.test, pytest.MonkeyPatch())
     cluster.store = lab.store
     assert cluster.side("base").record == base.record
 
 
+@pytest.mark.service
+def test_a_run_of_a_cluster_by_its_address(lab: Lab, base: Side, s3_server: S3Server, tmp_path: Path) -> None:
+    """What the store of a cluster keeps of a run, seen from a laptop whose own store is a folder."""
+    assert base.claim
+    s3_server.make_bucket("cluster")
+    there = Store("s3://cluster/store", s3_server.settings())
+    run, dataset = "runs/flts-pipeline-x", f"datasets/{base.claim.dataset_id}"
+    there.write_bytes(f"{run}/record.json", lab.store.read_bytes("runs/base/record.json"))
+    there.write_bytes(f"{dataset}/claim.json", lab.store.read_bytes(f"{dataset}/claim.json"))
+    laptop = Lab(tmp_path / "laptop", lab.train, lab.test, pytest.MonkeyPatch())
+    for text in (run, f"{run}/", f"{run}/record.json"):
+        side = laptop.side(there.uri_of(text.rstrip("/")) + "/" * text.endswith("/"), s3_server.settings())
+        assert (side.record, side.claim, side.notes) == (base.record, base.claim, ())
+    for text in (dataset, f"{dataset}/claim.json"):
+        assert laptop.side(there.uri_of(text), s3_server.settings()).claim == base.claim
+    with pytest.raises(StorageError, match="does not exist"):
+        laptop.side("s3://cluster/store/runs/absent", s3_server.settings())
+
+
+@pytest.mark.unit
 def test_a_dataset_by_its_id_its_folder_or_its_claim(lab: Lab, base: Side, tmp_path: Path) -> None:
     assert base.claim
     folder = lab.home / "datasets" / base.claim.dataset_id
@@ -51,6 +74,7 @@ def test_a_dataset_by_its_id_its_folder_or_its_claim(lab: Lab, base: Side, tmp_p
         assert side.settings["scaling.scaler"].origin == "claim"
 
 
+@pytest.mark.unit
 def test_a_configuration_is_not_touched_by_this_environment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "77")
     side = lab.file("ours.yaml", "training: {epochs: 3}\n")
@@ -59,6 +83,7 @@ def test_a_configuration_is_not_touched_by_this_environment(lab: Lab, monkeypatc
     assert lab.file("empty.yaml", "").settings["training.epochs"].value == 8
 
 
+@pytest.mark.unit
 def test_an_altered_claim_is_refused(lab: Lab, base: Side, tmp_path: Path) -> None:
     assert base.claim
     altered = tmp_path / "claim.json"
@@ -68,6 +93,7 @@ def test_an_altered_claim_is_refused(lab: Lab, base: Side, tmp_path: Path) -> No
         lab.side(altered)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "content", "error", "sentence"),
     [
@@ -92,12 +118,14 @@ def test_what_cannot_be_read_is_refused(
         lab.side(path)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("text", ["absent", "0123456789abcdef", "../base", "runs/..", "no/such/file.yaml"])
 def test_what_is_not_there_is_refused(lab: Lab, text: str) -> None:
     with pytest.raises(ConfigError, match=r"is no run of .* no dataset of .* and no file"):
         lab.side(text)
 
 
+@pytest.mark.unit
 def test_a_folder_without_anything_is_refused(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no record\.json"):
         lab.side(tmp_path)

@@ -60,6 +60,7 @@ class HereService:
     instruments: HereInstruments = field(default_factory=HereInstruments)
     admission: Admission = field(default_factory=lambda: Admission(256))
     replica: str = "here"
+    draining: bool = False
     delay_s: float = 0.0
     failure: Exception | None = None
     recorded: list[tuple[str, str, Query, Forecast]] = field(default_factory=list)

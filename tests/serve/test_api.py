@@ -222,6 +222,16 @@ def test_without_a_champion_the_service_lives_and_is_not_ready(served: Served) -
     assert {outcome for route, outcome in service.instruments.requests if route != "/healthz"} == {"not_ready"}
 
 
+def test_a_replica_that_is_about_to_end_answers_and_takes_no_more_clients(served: Served) -> None:
+    service = here(served.settings, served.bundle)
+    service.draining = True
+    with client(service) as http:
+        assert http.get("/healthz").status_code == 200
+        assert http.post(FORECAST, json={"history": served.history()}).status_code == 200
+        ready = http.get("/readyz")
+    assert (ready.status_code, "about to end" in ready.json()["detail"]) == (503, True)
+
+
 def test_a_new_champion_answers_from_the_next_request_on(served: Served) -> None:
     service = here(served.settings, served.bundle)
     with client(service) as http:

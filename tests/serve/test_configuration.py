@@ -50,17 +50,6 @@ def test_serves_own_proxy_is_not_on_the_services_port() -> None:
     assert document("config.yaml")["http_options"]["port"] != ServeSettings().port
 
 
-def test_the_network_policy_admits_the_port_of_the_service_and_not_those_of_the_replicas() -> None:
-    (policy,) = yaml.safe_load_all((FOLDER / "networkpolicy.yaml").read_text(encoding="utf-8"))
-    port = document("config-throughput.yaml")["http_options"]["port"]
-    among_themselves, *others = policy["spec"]["ingress"]
-    assert "ports" not in among_themselves
-    opened = {p["port"] for rule in others for p in rule["ports"]}
-    assert port in opened
-    assert not any(30_000 <= p <= 31_000 or p == 8404 for p in opened)
-    assert policy["spec"]["podSelector"]["matchLabels"] == among_themselves["from"][0]["podSelector"]["matchLabels"]
-
-
 def test_the_local_profile_keeps_one_port(tmp_path: Path) -> None:
     names = environment(ServeSettings(port=8123), scratch=tmp_path)
     assert names["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] == "8123"
@@ -80,6 +69,29 @@ def test_only_under_these_variables_a_replica_has_the_port_for_itself(
     assert not has_own_port(ServeSettings(port=8124))
 
 
+def test_the_cluster_profile_has_one_replica_and_one_port_a_node_for_clients_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = ServeSettings(profile="cluster", replicas=2, max_replicas=4)
+    names = environment(settings)
+    assert names == environment(ServeSettings())
+    assert (settings.address, ServeSettings(host="127.0.0.2").address) == ("0.0.0.0", "127.0.0.2")
+    options = deployment_options(settings)
+    assert (options["max_replicas_per_node"], options["max_surge_percent"]) == (1, 0)
+    assert options["autoscaling_config"].max_replicas == 4
+    assert "max_replicas_per_node" not in deployment_options(ServeSettings())
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert has_own_port(settings)
+    assert not has_own_port(ServeSettings(profile="throughput", replicas=2))
+
+
+def test_serve_accepts_the_options_of_the_cluster_profile(tmp_path: Path) -> None:
+    given = {"run.home": str(tmp_path), "serve.profile": "cluster", "serve.replicas": 2}
+    bound = app({"identifier": "alpha", "set": given})._bound_deployment
+    assert (bound.num_replicas, bound._replica_config.max_replicas_per_node) == (2, 1)
+
+
 def test_the_throughput_profile_keeps_its_proxys_files_apart(tmp_path: Path) -> None:
     names = environment(ServeSettings(profile="throughput", replicas=2), scratch=tmp_path)
     assert names["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
@@ -92,8 +104,9 @@ def test_a_drain_does_not_wait_for_the_modes_own_thirty_seconds(tmp_path: Path) 
     assert float(environment(ServeSettings(), scratch=tmp_path)["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]) < 5
 
 
-def test_the_variables_can_be_set_by_a_shell() -> None:
-    command = [sys.executable, "-m", "serve.environment", "--set", "serve.port=8200"]
+@pytest.mark.parametrize("more", [(), ("--profile", "cluster")])
+def test_the_variables_can_be_set_by_a_shell(more: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "serve.environment", "--set", "serve.port=8200", *more]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert "export RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT=8200" in lines
 

