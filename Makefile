@@ -7,13 +7,15 @@ STAMP := $(VENV)/.installed
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help run services test test-unit lint types format faults serve bench bench-serve lock clean
+.PHONY: help run services test manifests image-check test-unit lint types format faults serve bench bench-serve lock clean
 
 help:
 	@echo "make run     environment, sample data, the whole pipeline, report"
 	@echo "make test    lint, types and every test"
 	@echo "make services  real servers for development: object store, database, tracker; until Ctrl-C"
 	@echo "make serve   the champion of the latest run over HTTP, until Ctrl-C"
+	@echo "make manifests  lint and tests of the Kubernetes manifests"
+	@echo "make image-check  what the image would hold, installed into a clean prefix and tried out"
 	@echo "make bench   the benchmarks, each against its peer; make bench-serve: those of the service"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,7 +29,7 @@ sample_data/.made: $(STAMP)
 	@touch $@
 
 run: $(STAMP) sample_data/.made
-	$(BIN)/flts run --config examples/sample.yaml
+	$(BIN)/flts run --config kuberay/config/flts.yaml --train sample_data/train --test sample_data/test
 
 services: $(STAMP)
 	$(BIN)/python -m tests.services
@@ -38,6 +40,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+manifests: $(STAMP)
+	$(BIN)/python -m kuberay.lint kuberay/overlays/dev kuberay/overlays/prod
+	$(BIN)/pytest -m manifests
 
 test-unit: $(STAMP)
 	$(BIN)/pytest -m unit
@@ -65,6 +71,11 @@ lock: $(STAMP)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^uv==' > constraints.new
 	(echo '# Versions that are tested together. Regenerate with `make lock`.'; cat constraints.new) > constraints.txt
 	rm constraints.new
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" kuberay/image/lock.sh
+
+image-check: $(STAMP)
+	kuberay/image/check.sh
 
 clean:
 	rm -rf $(VENV) sample_data flts_home

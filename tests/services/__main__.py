@@ -46,7 +46,7 @@ def announcement(stack: Stack) -> str:
             "",
             "In another terminal:",
             f"  set -a; . {_shown(with_default)}; set +a",
-            "  flts run --config examples/sample.yaml",
+            "  flts run --config kuberay/config/flts.yaml --train sample_data/train --test sample_data/test",
             "",
             "Ctrl-C stops them and throws their data away.",
         )

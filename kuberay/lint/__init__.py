@@ -1,0 +1,1 @@
+"""Checks of rendered manifests that no schema can make: ``python -m kuberay.lint kuberay/overlays/prod``."""

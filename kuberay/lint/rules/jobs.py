@@ -1,0 +1,241 @@
+"""Ray jobs: how they are submitted, how long they may take, what is tried again, and what is removed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import yaml
+
+from kuberay.lint.clusters import Job, jobs
+from kuberay.lint.commands import complaint, option
+from kuberay.lint.model import Rendering
+from kuberay.lint.pods import Pod, ray_pods
+from kuberay.lint.quantities import number
+from kuberay.lint.rule import Fault, Faults, rule
+
+MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+SHELL = re.compile(r"[$`;|<>\n]|&|\(|\)")
+EXPANDED = re.compile(r"[$`]")
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+POLICIES = ("DeleteWorkers", "DeleteCluster", "DeleteSelf", "DeleteNone")
+"""In the order in which their times must come; the last has no place in it."""
+
+
+@rule("submission-mode", "no submitter is ever made: the job sits there until its deadline")
+def submission_mode(rendering: Rendering) -> Faults:
+    """The way of submission does not exist, or cannot work under the restricted Pod Security."""
+    for job in jobs(rendering):
+        path = f"{job.path}.submissionMode"
+        if job.mode not in MODES:
+            yield Fault(job.owner, path, f"'{job.mode}' is no mode", f"one of {', '.join(MODES)}")
+        elif job.mode == "SidecarMode":
+            yield Fault(job.owner, path, "the sidecar takes no securityContext: its pod is forbidden", "K8sJobMode")
+        if job.mode in MODES[1:] and job.get("submitterPodTemplate") is not None:
+            path = f"{job.path}.submitterPodTemplate"
+            yield Fault(job.owner, path, f"is not used in {job.mode}", "remove it")
+
+
+@rule("submitter", "KubeRay's own submitter is forbidden by the restricted Pod Security; a command skips submission")
+def submitter(rendering: Rendering) -> Faults:
+    """The submitter has no template, restarts, or has a command of its own."""
+    for job in jobs(rendering):
+        path = f"{job.path}.submitterPodTemplate"
+        template = job.get("submitterPodTemplate")
+        if job.mode != "K8sJobMode":
+            continue
+        if template is None:
+            yield Fault(job.owner, path, "is missing", "add one with a restricted securityContext")
+            continue
+        spec = template.get("spec") or {}
+        if spec.get("restartPolicy") != "Never":
+            yield Fault(job.owner, f"{path}.spec.restartPolicy", "is not Never", "Never")
+        for key in ("command", "args"):
+            if (spec.get("containers") or [{}])[0].get(key):
+                yield Fault(job.owner, f"{path}.spec.containers[0].{key}", "replaces the submission", "remove it")
+
+
+@rule("shell-signs", "the submitter's shell runs them, in the submitter's pod")
+def shell_signs(rendering: Rendering) -> Faults:
+    """The entry point is more than one plain command, or the runtime environment has what a shell expands."""
+    for job in jobs(rendering):
+        entrypoint = str(job.get("entrypoint", ""))
+        if found := SHELL.search(entrypoint):
+            fix = "one command without a shell: python -m jobs.pipeline --config /etc/flts/flts.yaml"
+            yield Fault(job.owner, f"{job.path}.entrypoint", f"holds {found[0]!r}", fix)
+        if found := EXPANDED.search(str(job.get("runtimeEnvYAML", ""))):
+            yield Fault(job.owner, f"{job.path}.runtimeEnvYAML", f"holds {found[0]!r}", "write the value out")
+
+
+@rule("entrypoint", "the job ends with exit code 2 as soon as it starts")
+def entrypoint(rendering: Rendering) -> Faults:
+    """The entry point does not parse, or is no job of ours."""
+    for job in jobs(rendering):
+        path, text = f"{job.path}.entrypoint", str(job.get("entrypoint", ""))
+        try:
+            argv = shlex.split(text)
+        except ValueError as error:
+            yield Fault(job.owner, path, f"is no command line: {error}", "close the quotation")
+            continue
+        if argv[:2] != ["python", "-m"]:
+            yield Fault(job.owner, path, f"{text!r} is none of our jobs", "python -m jobs.pipeline --config …")
+        elif wrong := complaint(argv):
+            yield Fault(job.owner, path, wrong, "see `flts --help`")
+
+
+@rule("runtime-env", "the job fails before it starts, or is killed 3 s after it was told to stop")
+def runtime_env(rendering: Rendering) -> Faults:
+    """``runtimeEnvYAML`` is not what Ray reads, installs packages, or leaves the run no time to close."""
+    from ray.runtime_env import RuntimeEnv  # takes a second
+
+    for job in jobs(rendering):
+        path, content = f"{job.path}.runtimeEnvYAML", runtime_env_of(job)
+        if not isinstance(content, dict):
+            yield Fault(job.owner, path, "is no YAML mapping", "env_vars: {NAME: text}")
+            continue
+        for key in content:
+            if key not in RuntimeEnv.known_fields:
+                yield Fault(job.owner, path, f"Ray knows no '{key}'", "env_vars is all that is needed")
+            elif key in ("pip", "uv", "conda", "working_dir", "py_modules"):
+                yield Fault(job.owner, path, f"{key} replaces what the image holds", "build an image instead")
+        names = content.get("env_vars") or {}
+        for name, value in names.items():
+            if not isinstance(value, str):
+                yield Fault(job.owner, path, f"{name} is {value!r}, which is no text", f'quote it: "{value}"')
+        if STOP_WAIT not in names:
+            yield Fault(job.owner, path, f"lacks {STOP_WAIT}", f'env_vars: {{{STOP_WAIT}: "60"}}')
+
+
+def runtime_env_of(job: Job) -> Any:
+    """The runtime environment of a job; None if it is no YAML."""
+    try:
+        return yaml.safe_load(str(job.get("runtimeEnvYAML", ""))) or {}
+    except yaml.YAMLError:
+        return None
+
+
+@rule("job-deadlines", "a job whose pods cannot start hangs in Initializing, one that stalls in Running, for ever")
+def job_deadlines(rendering: Rendering) -> Faults:
+    """A deadline is missing or shorter than what it contains."""
+    for job in jobs(rendering):
+        starting, whole = job.get("preRunningDeadlineSeconds"), job.get("activeDeadlineSeconds")
+        if not starting:
+            yield Fault(job.owner, f"{job.path}.preRunningDeadlineSeconds", "is not set", "set it, in seconds")
+        if not whole:
+            yield Fault(job.owner, f"{job.path}.activeDeadlineSeconds", "is not set", "set it, in seconds")
+        if starting and whole and whole <= starting:
+            fix = f"more than preRunningDeadlineSeconds, which is {starting}"
+            yield Fault(job.owner, f"{job.path}.activeDeadlineSeconds", f"is {whole}", fix)
+    for pod in ray_pods(rendering):
+        starting = pod.owner.get("spec.preRunningDeadlineSeconds")
+        waiting = _wait_of(pod)
+        if starting and waiting is not None and waiting >= starting:
+            path = "spec.preRunningDeadlineSeconds"
+            yield Fault(pod.owner, path, f"is {starting}", f"more than the {waiting:g} s that the head waits")
+
+
+def _wait_of(pod: Pod) -> float | None:
+    waits = (number(option(found.command, "--wait")) for found in pod.containers if found.role == "init")
+    return next((wait for wait in waits if wait is not None), None)
+
+
+@rule("job-waits", "a job that starts before the store and the tracker spends its retries on them")
+def job_waits(rendering: Rendering) -> Faults:
+    """The head of a job's cluster does not wait for the services."""
+    for pod in ray_pods(rendering):
+        if pod.role == "head" and pod.owner.kind in ("RayJob", "RayCronJob") and _wait_of(pod) is None:
+            path = f"{pod.path}.spec.initContainers"
+            yield Fault(pod.owner, path, "do not wait for the services", "add one: flts doctor --wait 900")
+
+
+@rule("job-retries", "a dead head ends the job for good, or a hopeless submission is tried again and again")
+def job_retries(rendering: Rendering) -> Faults:
+    """A job is not tried again with a fresh cluster, or its submitter is."""
+    for job in jobs(rendering):
+        if not job.get("backoffLimit", 0):
+            yield Fault(job.owner, f"{job.path}.backoffLimit", "is 0", "2: what is done is not done again")
+        if job.mode == "K8sJobMode" and job.get("submitterConfig.backoffLimit", 2) != 0:
+            path = f"{job.path}.submitterConfig.backoffLimit"
+            yield Fault(job.owner, path, "is not 0", "0, in favour of spec.backoffLimit")
+
+
+@rule("job-cleanup", "KubeRay refuses contradictory ways to remove a cluster; without any it stays and costs")
+def job_cleanup(rendering: Rendering) -> Faults:
+    """What becomes of the cluster after the job is not said, or said twice."""
+    for job in jobs(rendering):
+        rules = job.get("deletionStrategy.deletionRules")
+        shuts_down = bool(job.get("shutdownAfterJobFinishes", False))
+        path = f"{job.path}.deletionStrategy"
+        if job.get("ttlSecondsAfterFinished", 0) > 0 and not shuts_down:
+            fix = "shutdownAfterJobFinishes: true, or deletionRules alone"
+            yield Fault(job.owner, f"{job.path}.ttlSecondsAfterFinished", "needs a shutdown", fix)
+        if rules and shuts_down:
+            yield Fault(job.owner, path, "excludes shutdownAfterJobFinishes", "keep one of them")
+        if not rules and not shuts_down and job.cluster is not None:
+            yield Fault(job.owner, path, "is missing: nothing removes the cluster", "add deletionRules")
+        if {"onSuccess", "onFailure"} & set(job.get("deletionStrategy", {})):
+            yield Fault(job.owner, path, "onSuccess and onFailure are deprecated", "deletionRules")
+        yield from _deletion_rules(job, path, rules or [])
+
+
+def _deletion_rules(job: Job, path: str, rules: list[dict[str, Any]]) -> Faults:
+    times: dict[str, dict[str, float]] = {}
+    for index, entry in enumerate(rules):
+        here, policy, when = f"{path}.deletionRules[{index}]", entry.get("policy"), entry.get("condition") or {}
+        if policy not in POLICIES:
+            yield Fault(job.owner, here, f"{policy!r} is no policy", f"one of {', '.join(POLICIES)}")
+        if ("jobStatus" in when) == ("jobDeploymentStatus" in when):
+            yield Fault(job.owner, here, "needs one condition", "jobStatus or jobDeploymentStatus, not both")
+        if policy == "DeleteWorkers" and job.cluster is not None and job.cluster.autoscales:
+            yield Fault(job.owner, here, "DeleteWorkers contradicts the autoscaler", "DeleteCluster")
+        state = str(when.get("jobStatus") or when.get("jobDeploymentStatus"))
+        times.setdefault(state, {})[str(policy)] = float(when.get("ttlSeconds", 0))
+    for state, by_policy in times.items():
+        given = [by_policy[policy] for policy in POLICIES[:3] if policy in by_policy]
+        if given != sorted(given):
+            yield Fault(job.owner, path, f"after {state} they are out of order", "workers <= cluster <= self")
+    if rules and job.cluster is not None:
+        for state in {"SUCCEEDED", "FAILED"} - times.keys():
+            yield Fault(job.owner, path, f"leaves the cluster of a job that has {state.lower()}", f"a rule for {state}")
+
+
+@rule("job-cluster", "KubeRay refuses a job with two clusters, or none")
+def job_cluster(rendering: Rendering) -> Faults:
+    """A job names a standing cluster and brings its own, or neither."""
+    for job in jobs(rendering):
+        if (job.cluster is None) == (job.get("clusterSelector") is None):
+            yield Fault(job.owner, job.path, "needs one cluster", "rayClusterSpec or clusterSelector")
+
+
+@rule("kueue", "Kueue does not admit the job, or KubeRay starts it without waiting")
+def kueue(rendering: Rendering) -> Faults:
+    """A job in a queue has what Kueue cannot account for."""
+    for job in jobs(rendering):
+        if "kueue.x-k8s.io/queue-name" not in job.owner.labels:
+            continue
+        elastic = job.owner.get("metadata.annotations", {}).get("kueue.x-k8s.io/elastic-job") == "true"
+        if not job.get("shutdownAfterJobFinishes", False):
+            yield Fault(job.owner, f"{job.path}.shutdownAfterJobFinishes", "is off", "true, instead of deletionRules")
+        if job.get("clusterSelector") is not None:
+            yield Fault(job.owner, f"{job.path}.clusterSelector", "cannot be queued", "rayClusterSpec")
+        if job.cluster is not None and job.cluster.autoscales and not elastic:
+            path = f"{job.cluster.path}.enableInTreeAutoscaling"
+            yield Fault(job.owner, path, "is on", "off, or annotate kueue.x-k8s.io/elastic-job (Kueue >= 0.16)")
+        if job.cluster is not None and len(job.cluster.workers) > 7:
+            yield Fault(job.owner, f"{job.cluster.path}.workerGroupSpecs", "are more than 7", "merge some")
+
+
+RULES = (
+    submission_mode,
+    submitter,
+    shell_signs,
+    entrypoint,
+    runtime_env,
+    job_deadlines,
+    job_waits,
+    job_retries,
+    job_cleanup,
+    job_cluster,
+    kueue,
+)

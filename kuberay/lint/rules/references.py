@@ -1,0 +1,209 @@
+"""What objects refer to by name exists: Secrets, ConfigMaps, volumes, accounts, files, workloads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from kuberay.lint.clusters import clusters
+from kuberay.lint.commands import option
+from kuberay.lint.environment import environ, secrets, variables
+from kuberay.lint.model import Rendering, Resource, Tree, look
+from kuberay.lint.mounts import mounted, volume
+from kuberay.lint.pods import containers, pods
+from kuberay.lint.rule import Fault, Faults, rule
+
+WAITS = "the pod waits for it for ever: CreateContainerConfigError, or FailedMount"
+IN_EVERY_NAMESPACE = "kube-root-ca.crt"
+USED = re.compile(r"\$\((\w+)\)")
+GIVEN_BY_KUBERAY = re.compile(r"^(RAY_\w+|FQ_RAY_IP)$")
+
+
+@rule("secret-exists", WAITS)
+def secret_exists(rendering: Rendering) -> Faults:
+    """A Secret that is referred to, or its key, will not exist."""
+    known = secrets(rendering)
+    for resource, path, name, key in _secret_uses(rendering):
+        if name not in known:
+            fix = "add it to the plan of flts-make-secrets, or correct the name"
+            yield Fault(resource, path, f"there is no Secret {name}", fix)
+        elif key and key not in known[name] and "*" not in known[name]:
+            yield Fault(resource, path, f"Secret {name} has no key {key}", f"keys: {', '.join(known[name])}")
+
+
+def _secret_uses(rendering: Rendering) -> Iterator[tuple[Resource, str, str, str]]:
+    """Each use of a Secret that is not optional: object, path, name, key."""
+    for container in containers(rendering):
+        for path, reference in _references(container.tree, container.path, "secretRef", "secretKeyRef"):
+            yield container.pod.owner, path, str(reference.get("name")), str(reference.get("key", ""))
+    for pod in pods(rendering):
+        for index, entry in enumerate(pod.spec.get("volumes") or []):
+            for tree in (entry, *look(entry, "projected.sources", [])):
+                secret = tree.get("secret")
+                if secret is None or secret.get("optional"):
+                    continue
+                name = str(secret.get("secretName") or secret.get("name"))
+                for key in [item["key"] for item in secret.get("items") or []] or [""]:
+                    yield pod.owner, f"{pod.path}.spec.volumes[{index}]", name, key
+        for reference in pod.spec.get("imagePullSecrets") or []:
+            yield pod.owner, f"{pod.path}.spec.imagePullSecrets", str(reference.get("name")), ""
+    for cluster in clusters(rendering):
+        if name := cluster.get("authOptions.secretName"):
+            yield cluster.owner, f"{cluster.path}.authOptions.secretName", str(name), "auth_token"
+        path = "gcsFaultToleranceOptions.redisPassword.valueFrom.secretKeyRef"
+        if reference := cluster.get(path):
+            yield cluster.owner, f"{cluster.path}.{path}", str(reference.get("name")), str(reference.get("key"))
+    for resource in rendering.of("Ingress"):
+        for entry in resource.get("spec.tls", []):
+            yield resource, "spec.tls", str(entry.get("secretName")), ""
+
+
+@rule("config-map-exists", WAITS)
+def config_map_exists(rendering: Rendering) -> Faults:
+    """A ConfigMap that is referred to, or its key, does not exist: often the hash that kustomize adds is missing."""
+    for resource, path, name, key in _config_map_uses(rendering):
+        if name == IN_EVERY_NAMESPACE:
+            continue
+        if name not in rendering.config_maps:
+            fix = "correct the name; inside Ray objects nameref.yaml tells kustomize of hashed names"
+            yield Fault(resource, path, f"there is no ConfigMap {name}", fix)
+        elif key and key not in rendering.config_maps[name]:
+            fix = f"keys: {', '.join(rendering.config_maps[name])}"
+            yield Fault(resource, path, f"ConfigMap {name} has no key {key}", fix)
+
+
+def _config_map_uses(rendering: Rendering) -> Iterator[tuple[Resource, str, str, str]]:
+    for container in containers(rendering):
+        for path, reference in _references(container.tree, container.path, "configMapRef", "configMapKeyRef"):
+            yield container.pod.owner, path, str(reference.get("name")), str(reference.get("key", ""))
+    for pod in pods(rendering):
+        for index, entry in enumerate(pod.spec.get("volumes") or []):
+            for tree in (entry, *look(entry, "projected.sources", [])):
+                found = tree.get("configMap")
+                if found is None or found.get("optional"):
+                    continue
+                for key in [item["key"] for item in found.get("items") or []] or [""]:
+                    yield pod.owner, f"{pod.path}.spec.volumes[{index}]", str(found.get("name")), key
+
+
+def _references(tree: Tree, path: str, whole: str, one: str) -> Iterator[tuple[str, Tree]]:
+    """References of a container's environment that are not optional."""
+    for index, source in enumerate(tree.get("envFrom") or []):
+        if whole in source and not source[whole].get("optional"):
+            yield f"{path}.envFrom[{index}]", source[whole]
+    for index, entry in enumerate(tree.get("env") or []):
+        reference = look(entry, f"valueFrom.{one}")
+        if reference is not None and not reference.get("optional"):
+            yield f"{path}.env[{index}]", reference
+
+
+@rule("volume-exists", "the pod cannot be made: a RayJob then hangs in Initializing")
+def volume_exists(rendering: Rendering) -> Faults:
+    """A mount names a volume that the pod has not, or two volumes share a name."""
+    for pod in pods(rendering):
+        names = [str(entry.get("name")) for entry in pod.spec.get("volumes") or []]
+        made = {look(entry, "metadata.name") for entry in pod.owner.get("spec.volumeClaimTemplates", [])}
+        for container in pod.containers:
+            for index, mount in enumerate(container.get("volumeMounts", [])):
+                if mount.get("name") not in names and mount.get("name") not in made:
+                    path = f"{container.path}.volumeMounts[{index}]"
+                    yield Fault(pod.owner, path, f"there is no volume {mount.get('name')}", "add it to volumes")
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield Fault(pod.owner, f"{pod.path}.spec.volumes", f"{name} is there twice", "rename one")
+
+
+@rule("claim-exists", WAITS)
+def claim_exists(rendering: Rendering) -> Faults:
+    """A PersistentVolumeClaim does not exist, or two pods want one that only one node can have."""
+    users: dict[str, set[str]] = {}
+    for pod in pods(rendering):
+        for index, entry in enumerate(pod.spec.get("volumes") or []):
+            name = look(entry, "persistentVolumeClaim.claimName")
+            if name is None:
+                continue
+            path = f"{pod.path}.spec.volumes[{index}]"
+            claim = rendering.find("PersistentVolumeClaim", name)
+            if claim is None:
+                yield Fault(pod.owner, path, f"there is no PersistentVolumeClaim {name}", "add it, or correct the name")
+                continue
+            users.setdefault(name, set()).add(pod.path + str(pod.owner))
+            if len(users[name]) > 1 and "ReadWriteMany" not in claim.get("spec.accessModes", []):
+                yield Fault(pod.owner, path, f"{name} is another pod's too", "a claim each, or ReadWriteMany")
+
+
+@rule("account-exists", "the pod cannot be made, or the binding binds nothing")
+def account_exists(rendering: Rendering) -> Faults:
+    """A ServiceAccount or Role that is referred to does not exist."""
+    for pod in pods(rendering):
+        name = pod.spec.get("serviceAccountName")
+        if name and name != "default" and rendering.find("ServiceAccount", name) is None:
+            path = f"{pod.path}.spec.serviceAccountName"
+            yield Fault(pod.owner, path, f"there is no ServiceAccount {name}", "add it")
+    for resource in rendering.of("RoleBinding"):
+        role, kind = resource.get("roleRef.name", ""), resource.get("roleRef.kind", "")
+        if kind == "Role" and rendering.find(kind, role) is None:
+            yield Fault(resource, "roleRef", f"there is no Role {role}", "add it")
+        for who in resource.get("subjects", []):
+            if who.get("kind") == "ServiceAccount" and rendering.find("ServiceAccount", who["name"]) is None:
+                yield Fault(resource, "subjects", f"there is no ServiceAccount {who['name']}", "add it")
+
+
+@rule("file-exists", "the program ends at once, for want of its configuration or token")
+def file_exists(rendering: Rendering) -> Faults:
+    """A file that a command line or a variable names is not mounted."""
+    for container in containers(rendering):
+        names: dict[str, Any] = {"--config": option(container.command, "--config")}
+        names |= {
+            found.name: found.value
+            for found in variables(rendering, container)
+            if found.name == "FLTS_CONFIG" or found.name.endswith("_FILE")
+        }
+        for name, path in names.items():
+            absolute = str(path or "").startswith("/etc/")
+            if absolute and mounted(rendering, container, str(path)) is None:
+                yield Fault(container.pod.owner, container.path, f"{name} is {path}, which is not mounted", "mount it")
+
+
+@rule("variable-exists", "the text $(NAME) is passed on as it stands")
+def variable_exists(rendering: Rendering) -> Faults:
+    """A command line or a variable uses ``$(NAME)``, and the container has no such variable before it."""
+    for container in containers(rendering):
+        owner, seen = container.pod.owner, set()
+        for found in variables(rendering, container):
+            for name in USED.findall(found.value or "") if found.direct else ():
+                if name not in seen:
+                    yield Fault(owner, found.path, f"$({name}) is not set before it", "set it above, or write it out")
+            seen.add(found.name)
+        for name in USED.findall(" ".join(container.command)):
+            shell = container.command[:2] in (["sh", "-c"], ["bash", "-c"], ["/bin/sh", "-c"])
+            if name not in seen and not GIVEN_BY_KUBERAY.match(name) and not shell:
+                yield Fault(owner, f"{container.path}.args", f"$({name}) is not set", "add it to env")
+
+
+@rule("mount-writable", "the program cannot write: read-only file system")
+def mount_writable(rendering: Rendering) -> Faults:
+    """A container of ours has no writable home of runs, or no /tmp."""
+    for container in containers(rendering):
+        if container.get("securityContext.readOnlyRootFilesystem") is not True or not container.is_ray:
+            continue
+        writable = {
+            str(mount.get("mountPath"))
+            for mount in container.get("volumeMounts", [])
+            if not mount.get("readOnly") and not {"configMap", "secret"} & set(volume(container, mount["name"]) or ())
+        }
+        for path in ("/tmp", environ(rendering, container).get("FLTS_RUN__HOME", "/tmp")):
+            if not any(path == folder or path.startswith(f"{folder}/") for folder in writable):
+                yield Fault(container.pod.owner, f"{container.path}.volumeMounts", f"{path} is read-only", "mount one")
+
+
+RULES = (
+    secret_exists,
+    config_map_exists,
+    volume_exists,
+    claim_exists,
+    account_exists,
+    file_exists,
+    variable_exists,
+    mount_writable,
+)
