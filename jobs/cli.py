@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -48,9 +49,10 @@ def submit(
     from jobs.log import JobLog
     from jobs.package import commit_of, installed_commit, working_directory
     from jobs.request import left_behind, make_request
-    from jobs.submission import follow_to_the_end, start
+    from jobs.submission import follow_to_the_end, start, stopped_with_us
 
-    with working_directory(working_dir, config) as (folder, config_name):
+    with ExitStack() as stack:
+        folder, config_name = stack.enter_context(working_directory(working_dir, config))
         request = make_request(
             job,
             submission_id=submission_id,
@@ -64,22 +66,24 @@ def submit(
         if names := left_behind(os.environ):
             _say(f"set here and not sent along: {', '.join(names)}")
         client = JobClient(address)
+        name = request.submission_id
+        if wait:
+            stack.enter_context(stopped_with_us(client, name, _say))
         earlier = start(client, request, folder, _say)
-    name = request.submission_id
-    _say(f"dashboard: {client.page_of(name)}")
-    if not wait:
-        typer.echo(name)
-        return
-    log = JobLog(_say)
-    ending = follow_to_the_end(client, name, log, earlier, _say)
-    if log.document is not None:
-        typer.echo(json.dumps(log.document, indent=2, ensure_ascii=False))
-    _say(f"dashboard: {client.page_of(name)}")
-    if log.mlflow_url:
-        _say(f"mlflow: {log.mlflow_url}")
-    if ending.reason:
-        _say(f"error: {ending.reason}")
-    raise typer.Exit(ending.code)
+        _say(f"dashboard: {client.page_of(name)}")
+        if not wait:
+            typer.echo(name)
+            return
+        log = JobLog(_say)
+        ending = follow_to_the_end(client, name, log, earlier)
+        if log.document is not None:
+            typer.echo(json.dumps(log.document, indent=2, ensure_ascii=False))
+        _say(f"dashboard: {client.page_of(name)}")
+        if log.mlflow_url:
+            _say(f"mlflow: {log.mlflow_url}")
+        if ending.reason:
+            _say(f"error: {ending.reason}")
+        raise typer.Exit(ending.code)
 
 
 def _say(sentence: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,26 +75,36 @@ def start(client: JobClient, request: JobRequest, folder: Path, say: Say) -> Ear
     return Earlier()
 
 
-def follow_to_the_end(client: JobClient, name: str, log: JobLog, earlier: Earlier, say: Say) -> Ending:
-    """Pass on a job's log until it ends. Whoever interrupts this stops the job.
+@contextmanager
+def stopped_with_us(client: JobClient, name: str, say: Say) -> Iterator[None]:
+    """Whoever interrupts what happens inside stops the job, from the moment that it is submitted.
+
+    Args:
+        client: The cluster.
+        name: The job, which need not be there yet.
+        say: Told what is done.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        say(f"stopping {name}, which closes its run first ({STOP_WAIT_S} s at most); --submission-id {name} resumes it")
+        _stop(client, name)
+        raise
+
+
+def follow_to_the_end(client: JobClient, name: str, log: JobLog, earlier: Earlier) -> Ending:
+    """Pass on a job's log until it ends.
 
     Args:
         client: The cluster.
         name: The job.
         log: Takes its log.
         earlier: What of the log is not its.
-        say: Told what is done.
 
     Raises:
         InfrastructureError: If nobody can tell how it ended.
     """
-    try:
-        state = asyncio.run(follow(client, name, log, earlier=earlier))
-    except (KeyboardInterrupt, SystemExit):
-        say(f"stopping {name}, which closes its run first ({STOP_WAIT_S} s at most); --submission-id {name} resumes it")
-        _stop(client, name)
-        raise
-    return ending_of(name, state, log)
+    return ending_of(name, asyncio.run(follow(client, name, log, earlier=earlier)), log)
 
 
 def _stop(client: JobClient, name: str) -> None:

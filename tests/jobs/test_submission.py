@@ -13,7 +13,7 @@ from jobs.entry import Job
 from jobs.following import Earlier
 from jobs.log import JobLog
 from jobs.request import JobRequest, make_request
-from jobs.submission import Ending, ending_of, start
+from jobs.submission import Ending, ending_of, start, stopped_with_us
 
 pytestmark = pytest.mark.unit
 
@@ -95,3 +95,24 @@ def test_an_ending_is_the_jobs_own() -> None:
 def test_a_job_that_ray_lost_has_no_code_of_its_own() -> None:
     with pytest.raises(InfrastructureError, match="job r1 was lost: why: submit it again"):
         ending_of("r1", known("FAILED", request()), log_of(""))
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143)])
+def test_whoever_interrupts_before_the_log_is_followed_stops_the_job(end: BaseException) -> None:
+    class Submitted(FakeClient):
+        def stop(self, submission_id: str) -> None:
+            self.calls.append("stop")
+            self.state = known("STOPPED", request())
+
+    client, said = Submitted(known("PENDING", request())), list[str]()
+    with pytest.raises(type(end)), stopped_with_us(cast(JobClient, client), "r1", said.append):
+        raise end
+    assert client.calls == ["stop"]
+    assert "--submission-id r1 resumes it" in said[0]
+
+
+def test_an_interruption_before_the_job_is_there_stops_nothing() -> None:
+    client = FakeClient(None)
+    with pytest.raises(KeyboardInterrupt), stopped_with_us(cast(JobClient, client), "r1", lambda _: None):
+        raise KeyboardInterrupt
+    assert client.calls == []
