@@ -1,0 +1,101 @@
+"""What KubeRay 1.7 makes of a RayService: a cluster, its applications, and the Service that leads to its replicas."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from tests.harness.cluster import Cluster, suffix
+from tests.harness.kuberay import PORTS, SERVE, RayCluster
+from tests.harness.objects import Manifest
+from tests.harness.services import wait_until
+
+
+@dataclass
+class RayService:
+    """A RayService.
+
+    Attributes:
+        manifest: As rendered.
+        cluster: Where it runs.
+        ray: The cluster that answers.
+    """
+
+    manifest: Manifest
+    cluster: Cluster
+    ray: RayCluster | None = None
+    _service: Manifest = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+    @property
+    def spec(self) -> Manifest:
+        spec: Manifest = self.manifest["spec"]
+        return spec
+
+    def start(self, timeout_s: float) -> None:
+        """Start the cluster, deploy the applications, and let the Service lead there when they run.
+
+        Raises:
+            TimeoutError: If they do not.
+        """
+        self.ray = self._new(timeout_s)
+        self._service = {
+            "kind": "Service",
+            "metadata": {"name": f"{self.name}-serve-svc"},
+            "spec": {
+                "selector": {"ray.io/cluster": self.ray.name, SERVE: "true"},
+                "ports": [{"name": "serve", "port": PORTS["serve"]}],
+            },
+        }
+        self.cluster.apply(self._service)
+
+    def upgrade(self, change: Manifest, timeout_s: float) -> None:
+        """Change rayClusterConfig: a second cluster, then the selector switches, then the first goes."""
+        before = self.ray
+        self.spec["rayClusterConfig"] = change
+        self.ray = self._new(timeout_s)
+        self._service["spec"]["selector"]["ray.io/cluster"] = self.ray.name
+        if before is not None:
+            time.sleep(1)  # instead of rayClusterDeletionDelaySeconds
+            before.stop(None)
+
+    def wait_answering(self, timeout_s: float) -> None:
+        """Wait until every worker's readiness probe passes, which is what the Service asks."""
+        wait_until(lambda: bool(self._endpoints()), timeout_s, self.story)
+
+    def applications(self) -> dict[str, Any]:
+        """Each application's state, as Ray tells it."""
+        assert self.ray is not None
+        return dict(self.ray.dashboard("/api/serve/applications/")["applications"])
+
+    def story(self) -> str:
+        return self.ray.story() if self.ray else f"RayService {self.name} has no cluster"
+
+    def _endpoints(self) -> bool:
+        assert self.ray is not None
+        return len(self.cluster.services.endpoints(self._service)) == len(self.ray.workers)
+
+    def _new(self, timeout_s: float) -> RayCluster:
+        until = time.monotonic() + timeout_s
+        ray = RayCluster(
+            f"{self.name}-{suffix()}", copy.deepcopy(self.spec["rayClusterConfig"]), self.cluster, serving=True
+        )
+        ray.start()
+        # Workers become ready with their replicas, so the operator waits for the head alone.
+        wait_until(lambda: ray.head is not None and ray.head.ready, timeout_s, ray.story)
+        ray.dashboard("/api/serve/applications/", yaml.safe_load(self.spec["serveConfigV2"]), "PUT")
+        told: dict[str, Any] = {}
+
+        def run() -> bool:
+            told.update(ray.dashboard("/api/serve/applications/")["applications"])
+            return bool(told) and all(each["status"] == "RUNNING" for each in told.values())
+
+        wait_until(run, max(1.0, until - time.monotonic()), lambda: f"{told}\n{ray.story()}")
+        return ray
