@@ -35,6 +35,7 @@ fi
 cd "$scratch/home"
 # Nothing of the caller's environment: what works must work by what the image has.
 "${user[@]}" env -i PATH="$prefix/bin:/usr/bin:/bin" HOME="$scratch/home" LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
-  PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/.cache GIT_PYTHON_REFRESH=quiet \
+  PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/.cache \
+  GIT_PYTHON_REFRESH=quiet \
   MLFLOW_DISABLE_TELEMETRY=true RAY_USAGE_STATS_ENABLED=0 FLTS_BUILD_ID=check \
   python "$scratch/flts/check_image.py" "$@"

@@ -160,7 +160,9 @@ def test_the_nightly_run_resolves_to_the_laptop_s_settings(combination: str, lap
     assert difference(settings, laptop, but=WHERE) == {}
 
 
-def test_the_service_differs_only_in_how_its_replicas_come_and_go(rendering: Rendering, laptop: Settings, tmp_path: Path) -> None:
+def test_the_service_differs_only_in_how_its_replicas_come_and_go(
+    rendering: Rendering, laptop: Settings, tmp_path: Path
+) -> None:
     (service,) = rendering.of("RayService")
     (application,) = yaml.safe_load(service.get("spec.serveConfigV2"))["applications"]
     given_args = application.get("args", {})
