@@ -28,6 +28,7 @@ from serve.compute import Lanes
 from serve.draining import on_draining
 from serve.environment import has_own_port
 from serve.instruments import RayInstruments
+from serve.joining import Joining
 from serve.lifecycle import ChampionWatcher
 from serve.pages import router
 from serve.service import LoadedModel
@@ -84,6 +85,7 @@ class Replica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = Settings.model_validate(settings)
         self.draining = False
+        self.joining = Joining()
         on_draining(self._drain)
         wanted = self.settings.serve
         if has_own_port(wanted):
@@ -179,8 +181,10 @@ class Replica:
         self.draining = True
         log.event("replica_draining", replica=self.replica)
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Asked by Ray Serve every few seconds: a replica whose watcher or drift task died is replaced.
+
+        It is asked first when the replica listens and before it counts as started.
 
         Raises:
             RuntimeError: If one did.
@@ -189,6 +193,9 @@ class Replica:
             raise RuntimeError("the champion watcher has ended")
         if self._drift_task is not None and self._drift_task.done():
             raise RuntimeError("the drift task has ended") from self._drift_task.exception()
+        if self.settings.serve.profile != "cluster" or self.models.current is None:
+            self.joining.heard()  # nobody asks, or would be told that it is ready
+        await self.joining.wait()
 
     async def __del__(self) -> None:  # Ray Serve's last call, after the requests in progress have ended
         if self._drift_task is not None:

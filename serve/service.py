@@ -11,6 +11,7 @@ from flts_ray.errors import FltsError
 from flts_ray.inference.engine import Engine
 from flts_ray.inference.queries import Forecast, Query
 from serve.admission import Admission
+from serve.joining import Joining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,10 @@ class Service(Protocol):
     @property
     def replica(self) -> str:
         """Its name, for whoever looks into one of several."""
+
+    @property
+    def joining(self) -> Joining:
+        """Told when somebody heard that it is ready."""
 
     @property
     def draining(self) -> bool:

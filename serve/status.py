@@ -40,6 +40,7 @@ class StatusHandlers:
         if self._service.draining:
             raise not_ready("this replica is about to end", self._service.settings.serve.retry_after_s)
         model = self._current(request)
+        self._service.joining.heard()
         return _json({"state": "ready", "version": model.version})
 
     async def model(self, request: Request) -> Response:

@@ -66,6 +66,21 @@ class RayService:
             time.sleep(1)  # instead of rayClusterDeletionDelaySeconds
             before.stop(None)
 
+    def configure(self, config: str, timeout_s: float) -> None:
+        """Change serveConfigV2: the cluster that runs is told, and rolls its replicas."""
+        assert self.ray is not None
+        self.spec["serveConfigV2"] = config
+        self._deploy(self.ray, timeout_s)
+
+    def replicas(self) -> set[str]:
+        """Ids of the replicas that run."""
+        return {
+            str(replica["replica_id"])
+            for application in self.applications().values()
+            for deployment in application["deployments"].values()
+            for replica in deployment["replicas"]
+        }
+
     def wait_answering(self, timeout_s: float) -> None:
         """Wait until every worker's readiness probe passes, which is what the Service asks."""
         wait_until(lambda: bool(self._endpoints()), timeout_s, self.story)
@@ -90,12 +105,19 @@ class RayService:
         ray.start()
         # Workers become ready with their replicas, so the operator waits for the head alone.
         wait_until(lambda: ray.head is not None and ray.head.ready, timeout_s, ray.story)
+        self._deploy(ray, max(1.0, until - time.monotonic()))
+        return ray
+
+    def _deploy(self, ray: RayCluster, timeout_s: float) -> None:
+        """Hand over the configuration, and wait until all of its applications run by it."""
+        given = time.time()
         ray.dashboard("/api/serve/applications/", yaml.safe_load(self.spec["serveConfigV2"]), "PUT")
         told: dict[str, Any] = {}
 
         def run() -> bool:
             told.update(ray.dashboard("/api/serve/applications/")["applications"])
-            return bool(told) and all(each["status"] == "RUNNING" for each in told.values())
+            return bool(told) and all(
+                each["status"] == "RUNNING" and each["last_deployed_time_s"] >= given - 1 for each in told.values()
+            )
 
-        wait_until(run, max(1.0, until - time.monotonic()), lambda: f"{told}\n{ray.story()}")
-        return ray
+        wait_until(run, timeout_s, lambda: f"{told}\n{ray.story()}")

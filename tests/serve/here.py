@@ -21,6 +21,7 @@ from serve.admission import Admission
 from serve.answers import time_texts
 from serve.api import create_app
 from serve.instruments import NullInstruments
+from serve.joining import Joining
 from serve.service import LoadedModel, ModelStatus
 
 
@@ -60,6 +61,7 @@ class HereService:
     instruments: HereInstruments = field(default_factory=HereInstruments)
     admission: Admission = field(default_factory=lambda: Admission(256))
     replica: str = "here"
+    joining: Joining = field(default_factory=Joining)
     draining: bool = False
     delay_s: float = 0.0
     failure: Exception | None = None
