@@ -49,8 +49,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """The specification of one Ray cluster.
+class Specification:
+    """A part of an object that Ray is made of.
 
     Attributes:
         owner: The object that holds it.
@@ -61,6 +61,15 @@ class Cluster:
     owner: Resource
     path: str
     tree: Tree
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value at a dotted path of mappings."""
+        return look(self.tree, path, default)
+
+
+@dataclass(frozen=True)
+class Cluster(Specification):
+    """The specification of one Ray cluster."""
 
     @property
     def autoscales(self) -> bool:
@@ -83,24 +92,10 @@ class Cluster:
         """The head, then the workers."""
         return [self.head, *self.workers]
 
-    def get(self, path: str, default: Any = None) -> Any:
-        """The value at a dotted path of mappings."""
-        return look(self.tree, path, default)
-
 
 @dataclass(frozen=True)
-class Job:
-    """The specification of one job: a RayJob's, or what a RayCronJob makes RayJobs of.
-
-    Attributes:
-        owner: The object that holds it.
-        path: Where in the object.
-        tree: Its YAML.
-    """
-
-    owner: Resource
-    path: str
-    tree: Tree
+class Job(Specification):
+    """The specification of one job: a RayJob's, or what a RayCronJob makes RayJobs of."""
 
     @property
     def mode(self) -> str:
@@ -112,10 +107,6 @@ class Job:
         """The cluster that is started for it; None: it runs on one that stands."""
         tree = self.get("rayClusterSpec")
         return None if tree is None else Cluster(self.owner, f"{self.path}.rayClusterSpec", tree)
-
-    def get(self, path: str, default: Any = None) -> Any:
-        """The value at a dotted path of mappings."""
-        return look(self.tree, path, default)
 
 
 def clusters(rendering: Rendering) -> Iterator[Cluster]:
