@@ -172,6 +172,9 @@ def job_cleanup(rendering: Rendering) -> Faults:
             yield Fault(job.owner, f"{job.path}.ttlSecondsAfterFinished", "needs a shutdown", fix)
         if rules and shuts_down:
             yield Fault(job.owner, path, "excludes shutdownAfterJobFinishes", "keep one of them")
+        if job.get("suspend", False) and not shuts_down:
+            fix = "shutdownAfterJobFinishes: true and ttlSecondsAfterFinished, without deletionRules"
+            yield Fault(job.owner, f"{job.path}.suspend", "needs a shutdown", fix)
         if not rules and not shuts_down and job.cluster is not None:
             yield Fault(job.owner, path, "is missing: nothing removes the cluster", "add deletionRules")
         if {"onSuccess", "onFailure"} & set(job.get("deletionStrategy", {})):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from kuberay.lint.clusters import clusters
-from kuberay.lint.model import Rendering
+from kuberay.lint.clusters import clusters, groups
+from kuberay.lint.model import Rendering, look
 from kuberay.lint.pods import WORKLOADS, Pod, pods
 from kuberay.lint.rule import Fault, Faults, rule
 
@@ -84,6 +84,15 @@ def labels(rendering: Rendering) -> Faults:
                 yield Fault(pod.owner, f"{pod.path}.metadata.labels", f"lacks {key}", "add it: policies select by it")
 
 
+@rule("ray-pod-name-label", "KubeRay's Services of the head select by its own value and lead nowhere")
+def ray_pod_name_label(rendering: Rendering) -> Faults:
+    """A Ray pod overrides the name label that KubeRay gives it."""
+    for group in groups(rendering):
+        given = look(group.tree, "template.metadata.labels", {})
+        if NAME in given:
+            yield Fault(group.cluster.owner, f"{group.path}.template.metadata.labels.{NAME}", "is given", "remove it")
+
+
 @rule("container-name", "the pod cannot be made: a RayJob then hangs in Initializing")
 def container_name(rendering: Rendering) -> Faults:
     """A container has a name that is no DNS label, or that another has."""
@@ -141,6 +150,7 @@ RULES = (
     ray_name,
     label_syntax,
     labels,
+    ray_pod_name_label,
     container_name,
     port_name,
     group_name,
