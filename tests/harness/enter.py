@@ -72,6 +72,10 @@ def _file_system(spec: dict[str, Any], root: Path) -> None:
     _mount("tmpfs", root / "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for source, target, read_only in sorted(spec["volumes"], key=lambda volume: len(Path(volume[1]).parts)):
         _bind(Path(source), root / target.lstrip("/"), read_only=read_only)
+    # A real image has its programs in places that no volume covers; a checkout may lie below one, such as /tmp.
+    for source in spec["image"]:
+        if any(Path(source).is_relative_to(target) for _, target, _ in spec["volumes"]):
+            _bind(Path(source), root / source.lstrip("/"), read_only=True)
     if spec["read_only_root"]:
         _mount("", root, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 

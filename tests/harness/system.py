@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.harness.cluster import PLAIN, Cluster
+from tests.harness.cluster import PLAIN, Cluster, Job
 from tests.harness.container import Container
 from tests.harness.environment import data_of
 from tests.harness.image import REPOSITORY
+from tests.harness.kuberay import RayCluster
 from tests.harness.objects import Objects, matches
 from tests.harness.policies import Peer, refusals
 from tests.harness.rayjob import RayJob
@@ -58,6 +59,17 @@ class System:
         manifest = self.rendered.get("RayJob", name)
         manifest["spec"] = {**manifest["spec"], "suspend": False, **changes}
         return RayJob(manifest, self.cluster)
+
+    def standing(self, name: str) -> RayCluster:
+        """A RayCluster of the overlay."""
+        return RayCluster(name, self.rendered.get("RayCluster", name)["spec"], self.cluster)
+
+    def night(self, name: str, minute: str) -> Job:
+        """What the controller makes of a CronJob when its time has come."""
+        template = self.rendered.get("CronJob", name)["spec"]["jobTemplate"]
+        job = f"{name}-{minute}"
+        self.cluster.apply({**template, "kind": "Job", "metadata": {**template.get("metadata", {}), "name": job}})
+        return self.cluster.jobs[job]
 
     def service(self, name: str) -> RayService:
         return RayService(self.rendered.get("RayService", name), self.cluster)

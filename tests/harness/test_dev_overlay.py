@@ -158,12 +158,16 @@ def answer_of(job: RayJob) -> dict[str, Any]:
     return document
 
 
-def run_states(system: System, client: Container) -> dict[str, str]:
-    """Every run that MLflow knows, and how it ended."""
+def runs_of(system: System, client: Container) -> list[dict[str, Any]]:
+    """Every run that MLflow knows."""
     experiments = system.registered(client, "experiments/search", {"max_results": 100})["experiments"]
     query = {"experiment_ids": [each["experiment_id"] for each in experiments], "max_results": 1000}
-    runs = system.registered(client, "runs/search", query).get("runs", [])
-    return {run["info"]["run_id"]: run["info"]["status"] for run in runs}
+    return list(system.registered(client, "runs/search", query).get("runs", []))
+
+
+def run_states(system: System, client: Container) -> dict[str, str]:
+    """How each of them ended."""
+    return {run["info"]["run_id"]: run["info"]["status"] for run in runs_of(system, client)}
 
 
 def pods_of(job: RayJob) -> list[Pod]:
