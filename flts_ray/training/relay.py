@@ -55,6 +55,11 @@ class Relay:
         with suppress(ray.exceptions.RayError):  # a cluster that is gone has no actor left to end
             ray.kill(self.mailbox)
 
+    @property
+    def closed(self) -> bool:
+        """Whether whoever asked for the fits has left. Ray goes next: a thread that still fits must not turn to it."""
+        return self._stop.is_set()
+
     def _pump(self) -> None:
         stopped = False
         while not stopped:

@@ -83,7 +83,8 @@ def as_tasks(
         parallel: How many tasks may run just now, asked again and again; without it, as many as Ray has CPUs for.
         timeout_s: After so long the rest is cancelled and counts as failed.
         stall_timeout_s: Seconds without progress after which a task hangs.
-        relay: Receives the heartbeats of the tasks.
+        relay: Receives the heartbeats of the tasks. Once it is closed nothing is sent any more, and what is not done
+            counts as failed: Ray, which is about to end, takes the rest away.
         watchdog: Ends tasks that hang, by those heartbeats; without it, nobody does.
 
     Returns:
@@ -99,6 +100,9 @@ def as_tasks(
         part = [jobs[i] for i in chunk.jobs]
         return task.remote(work, part, around, candidate, mailbox, chunk.rank, sender)
 
+    def left() -> bool:
+        return relay is not None and relay.closed
+
     unsent = Failure(f"not done within {timeout_s} s", again=True)
     tasks: Tasks[J, R] = Tasks(candidate, jobs, send, [unsent] * len(jobs))
     try:
@@ -109,14 +113,15 @@ def as_tasks(
                         candidate, lambda stages: stall_timeout_s, ranks=tasks.running, on_stall=tasks.give_up
                     )
                 )
-            while tasks.unfinished:
+            while tasks.unfinished and not left():
                 tasks.send(None if parallel is None else parallel())
                 tasks.collect(HEARTBEAT_S)
                 on_progress(tasks.done, tasks.failed)
                 if timeout_s is not None and clock.perf_counter() - started > timeout_s:
                     break
     finally:
-        tasks.cancel()
+        if not left():
+            tasks.cancel()
     return tasks.outcomes
 
 

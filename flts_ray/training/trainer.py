@@ -62,7 +62,7 @@ def fit_on_ray(
 
     A run of the same name that was cut off continues from its last checkpoint. Dead workers are restarted by Ray
     Train, hung ones are ended by the watchdog first. If Ray Train itself gives up because the store or a node went
-    away, it is called again, once the store answers.
+    away, it is called again, once the store answers and as long as the relay is open.
 
     Args:
         cell: ``gru`` or ``lstm``.
@@ -97,7 +97,8 @@ def fit_on_ray(
                     continue
                 failure, again = _explained(cell, error, watch, settings.training.max_failures)
                 attempt += 1
-                if not again or attempt > settings.training.max_failures:
+                # Ray ends the whole process, exit code and all, if it is asked for anything while it is shut down.
+                if relay.closed or not again or attempt > settings.training.max_failures:
                     raise failure from error
         event(
             "fit_interrupted",
@@ -108,6 +109,8 @@ def fit_on_ray(
             reason=str(failure),
         )
         store.wait_until_up(settings.storage.deadline_s)
+        if relay.closed:
+            raise failure
 
 
 def _trainer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import ray
@@ -66,12 +66,16 @@ class Fits:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
         self.errors, self.calls, self.waits = list(errors), 0, 0
+        self.relay = Relay(lambda beat: None)
+        self.close_after: int | None = None
         monkeypatch.setattr(trainer, "_trainer", lambda *_: self)
         monkeypatch.setattr(trainer, "_fitted", lambda cell, answer: answer)
         monkeypatch.setattr(Store, "wait_until_up", self.wait_until_up)
 
     def fit(self) -> Any:
         self.calls += 1
+        if self.calls == self.close_after:
+            self.relay._stop.set()
         if self.errors:
             raise self.errors.pop(0)
         return SimpleNamespace(return_value="fitted")
@@ -81,8 +85,7 @@ class Fits:
 
     def run(self, store: Store, *, max_failures: int) -> Any:
         settings = Settings.model_validate({"training": {"max_failures": max_failures}})
-        relay = cast(Relay, None)
-        return trainer.fit_on_ray("gru", store=store, dataset_id="d", settings=settings, run_name="r", relay=relay)
+        return trainer.fit_on_ray("gru", store=store, dataset_id="d", settings=settings, run_name="r", relay=self.relay)
 
 
 @pytest.fixture
@@ -112,6 +115,20 @@ def test_what_fails_for_good_is_not_tried_again(store: Store, monkeypatch: pytes
     with pytest.raises(TrainingError, match="rank 0: boom"):
         fits.run(store, max_failures=2)
     assert (fits.calls, fits.waits) == (1, 0)
+
+
+def test_nothing_is_tried_again_when_whoever_asked_has_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = Fits(monkeypatch, ray.exceptions.ActorDiedError(), ray.exceptions.ActorDiedError())
+    fits.close_after = 1
+    with pytest.raises(ClusterError):
+        fits.run(store, max_failures=8)
+    assert (fits.calls, fits.waits) == (1, 0)
+
+    fits = Fits(monkeypatch, AWAY, AWAY)
+    monkeypatch.setattr(Store, "wait_until_up", lambda store, deadline_s: fits.relay._stop.set())
+    with pytest.raises(StorageError):
+        fits.run(store, max_failures=8)
+    assert fits.calls == 1, "they left while the store was away"
 
 
 def test_a_damaged_record_is_removed_once_and_counts_as_no_failure(

@@ -124,6 +124,37 @@ def test_what_is_not_done_in_time_says_so_and_may_work_the_next_time(
     assert found == Failure("not done within 0.01 s", TrainingError, again=True)
 
 
+@pytest.mark.unit
+def test_nothing_is_sent_or_cancelled_when_whoever_asked_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from flts_ray.training.relay import Relay
+
+    sent: list[str] = []
+    relay = Relay(lambda beat: None)
+    relay.mailbox = None
+
+    class Task:
+        def remote(self, work: object, jobs: list[Letter], *more: object) -> str:
+            sent.append(jobs[0].series)
+            return jobs[0].series
+
+    def leave(refs: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        relay._stop.set()
+        return refs[:1], refs[1:]
+
+    def gone(ref: str, **more: object) -> None:
+        raise ray.exceptions.RaySystemError("Ray has not been started yet")
+
+    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Task())
+    monkeypatch.setattr(ray, "wait", leave)
+    monkeypatch.setattr(ray, "get", gone)
+    monkeypatch.setattr(ray, "cancel", gone)
+    found = as_tasks(shout, [Letter("a"), Letter("b")], candidate="test", relay=relay, parallel=lambda: 1)
+    assert sent == ["a"], "what Ray lost as it ended was sent again"
+    assert [isinstance(outcome, Failure) and outcome.again for outcome in found] == [True, True]
+
+
 @pytest.mark.ray
 def test_little_work_stays_here_and_much_goes_to_ray(local_ray: None) -> None:
     here = [os.getpid()]
