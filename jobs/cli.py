@@ -45,11 +45,11 @@ def submit(
     and the cluster's own environment.
     """
     from flts_ray.build import build_id
-    from jobs.client import JobClient
-    from jobs.log import JobLog
-    from jobs.package import commit_of, installed_commit, working_directory
-    from jobs.request import left_behind, make_request
-    from jobs.submission import follow_to_the_end, start, stopped_with_us
+    from jobs.submitting.client import JobClient
+    from jobs.submitting.log import JobLog
+    from jobs.submitting.package import commit_of, installed_commit, working_directory
+    from jobs.submitting.request import left_behind, make_request
+    from jobs.submitting.submission import follow_to_the_end, start, stopped_with_us
 
     with ExitStack() as stack:
         folder, config_name = stack.enter_context(working_directory(working_dir, config))

@@ -17,7 +17,7 @@ from tests.harness.container import Container
 from tests.harness.flows import Flows
 from tests.harness.image import Image, find_image
 from tests.harness.network import Network
-from tests.harness.objects import Manifest, Objects
+from tests.harness.objects import Applied, Manifest, Objects
 from tests.harness.pod import Pod
 from tests.harness.services import Services, wait_until
 
@@ -25,25 +25,19 @@ PLAIN = ("ConfigMap", "Secret", "ServiceAccount", "Role", "RoleBinding", "Persis
 
 
 @dataclass
-class Job:
+class Job(Applied):
     """A Kubernetes Job: a pod, and another one while one fails and the limit allows.
 
     Attributes:
-        manifest: As rendered.
         cluster: Where it runs.
         done: Whether it has ended.
         succeeded: And how.
     """
 
-    manifest: Manifest
     cluster: Cluster
     done: bool = False
     succeeded: bool = False
     pods: list[Pod] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["metadata"]["name"])
 
     def start(self) -> None:
         threading.Thread(target=self._control, name=self.name, daemon=True).start()

@@ -76,6 +76,26 @@ class Objects:
             return [manifest for (of, _), manifest in self._known.items() if of == kind]
 
 
+@dataclass
+class Applied:
+    """An object that a controller acts on.
+
+    Attributes:
+        manifest: As rendered.
+    """
+
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+    @property
+    def spec(self) -> Manifest:
+        spec: Manifest = self.manifest["spec"]
+        return spec
+
+
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether labels satisfy a plain selector; an empty one selects nothing, as in a Service."""
     return bool(selector) and all(labels.get(name) == value for name, value in selector.items())

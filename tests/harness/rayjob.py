@@ -13,7 +13,7 @@ import yaml
 
 from tests.harness.cluster import Cluster, suffix
 from tests.harness.kuberay import PORTS, RayCluster, auth
-from tests.harness.objects import Manifest
+from tests.harness.objects import Applied, Manifest
 from tests.harness.pod import Pod
 from tests.harness.services import wait_until
 
@@ -40,29 +40,18 @@ class Attempt:
 
 
 @dataclass
-class RayJob:
+class RayJob(Applied):
     """A RayJob.
 
     Attributes:
-        manifest: As rendered.
         cluster: Where it runs.
         status: New, Initializing, Running, Retrying, Complete or Failed: its jobDeploymentStatus.
         attempts: One after the other.
     """
 
-    manifest: Manifest
     cluster: Cluster
     status: str = "New"
     attempts: list[Attempt] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["metadata"]["name"])
-
-    @property
-    def spec(self) -> Manifest:
-        spec: Manifest = self.manifest["spec"]
-        return spec
 
     @property
     def over(self) -> bool:

@@ -11,33 +11,22 @@ import yaml
 
 from tests.harness.cluster import Cluster, suffix
 from tests.harness.kuberay import PORTS, SERVE, RayCluster
-from tests.harness.objects import Manifest
+from tests.harness.objects import Applied, Manifest
 from tests.harness.services import wait_until
 
 
 @dataclass
-class RayService:
+class RayService(Applied):
     """A RayService.
 
     Attributes:
-        manifest: As rendered.
         cluster: Where it runs.
         ray: The cluster that answers.
     """
 
-    manifest: Manifest
     cluster: Cluster
     ray: RayCluster | None = None
     _service: Manifest = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["metadata"]["name"])
-
-    @property
-    def spec(self) -> Manifest:
-        spec: Manifest = self.manifest["spec"]
-        return spec
 
     def start(self, timeout_s: float) -> None:
         """Start the cluster, deploy the applications, and let the Service lead there when they run.

@@ -9,7 +9,7 @@ import pytest
 
 from flts_ray.errors import ConfigError
 from jobs.entry import Job
-from jobs.package import CONFIG_NAME, commit_of, installed_commit, working_directory
+from jobs.submitting.package import CONFIG_NAME, commit_of, installed_commit, working_directory
 from tests.helpers import REPOSITORY, clean_environment
 
 SMALL_BYTES = 4_000_000
@@ -61,7 +61,7 @@ def test_a_folder_of_ones_own_holds_the_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.unit
 def test_an_image_without_a_checkout_was_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.package.source_of", lambda package: tmp_path / package)
+    monkeypatch.setattr("jobs.submitting.package.source_of", lambda package: tmp_path / package)
     monkeypatch.setenv("FLTS_GIT_COMMIT", "0123456789abcdef")
     assert installed_commit() == "0123456789ab"
     monkeypatch.delenv("FLTS_GIT_COMMIT")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jobs.log import JobLog, reason_in
+from jobs.submitting.log import JobLog, reason_in
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from flts_ray.errors import ClusterError, InfrastructureError
-from jobs.client import JobState
-from jobs.following import Earlier, follow
-from jobs.log import JobLog
+from jobs.submitting.client import JobState
+from jobs.submitting.following import Earlier, follow
+from jobs.submitting.log import JobLog
 
 pytestmark = pytest.mark.unit
 
@@ -68,7 +68,7 @@ def test_what_an_earlier_attempt_said_is_not_said_again() -> None:
 
 
 def test_a_connection_that_says_nothing_of_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.following.SILENCE_S", 0.05)
+    monkeypatch.setattr("jobs.submitting.following.SILENCE_S", 0.05)
     assert followed(FakeCluster(silent=True))[1] == LOG.splitlines()
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flts_ray.errors import ClusterError, InfrastructureError
-from jobs.client import JobState
-from jobs.log import JobLog
+from jobs.submitting.client import JobState
+from jobs.submitting.log import JobLog
 
 RETRY_S = 2.0
 SILENCE_S = 30.0
@@ -22,7 +22,7 @@ OUT_OF_SIGHT_S = 180.0
 
 
 class Watched(Protocol):
-    """What is needed of a cluster to follow a job on it: see :class:`jobs.client.JobClient`."""
+    """What is needed of a cluster to follow a job on it: see :class:`jobs.submitting.client.JobClient`."""
 
     def find(self, submission_id: str) -> JobState | None:
         """What has become of a job."""

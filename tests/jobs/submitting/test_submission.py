@@ -7,13 +7,13 @@ from typing import cast
 import pytest
 
 from flts_ray.errors import ConfigError, InfrastructureError
-from jobs import submission
-from jobs.client import JobClient, JobState
 from jobs.entry import Job
-from jobs.following import Earlier
-from jobs.log import JobLog
-from jobs.request import JobRequest, make_request
-from jobs.submission import Ending, ending_of, start, stopped_with_us
+from jobs.submitting import submission
+from jobs.submitting.client import JobClient, JobState
+from jobs.submitting.following import Earlier
+from jobs.submitting.log import JobLog
+from jobs.submitting.request import JobRequest, make_request
+from jobs.submitting.submission import Ending, ending_of, start, stopped_with_us
 
 pytestmark = pytest.mark.unit
 

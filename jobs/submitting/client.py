@@ -14,7 +14,7 @@ from typing import Any
 
 from flts_ray.errors import BusyError, ClusterError
 from flts_ray.redaction import redacted
-from jobs.request import JobRequest
+from jobs.submitting.request import JobRequest
 
 ADDRESS_NAMES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 RAY_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")

@@ -9,7 +9,7 @@ from typer import BadParameter
 from flts_ray.config_layers import load_settings
 from flts_ray.errors import ConfigError
 from jobs.entry import Job
-from jobs.request import JobRequest, left_behind, make_request
+from jobs.submitting.request import JobRequest, left_behind, make_request
 
 pytestmark = pytest.mark.unit
 

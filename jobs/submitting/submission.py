@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flts_ray.errors import ClusterError, ConfigError, InfrastructureError
-from jobs.client import JobClient, JobState
-from jobs.following import Earlier, follow
-from jobs.log import JobLog, reason_in
-from jobs.request import STOP_WAIT_S, JobRequest
+from jobs.submitting.client import JobClient, JobState
+from jobs.submitting.following import Earlier, follow
+from jobs.submitting.log import JobLog, reason_in
+from jobs.submitting.request import STOP_WAIT_S, JobRequest
 
 STOPPED_CODE = 143
 KILLED_CODE = 137
