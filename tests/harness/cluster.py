@@ -56,10 +56,10 @@ class Job(Applied):
         return "\n".join(f"{pod.name}: {pod.phase} {pod.why}\n{pod.story()}" for pod in self.pods)
 
     def _control(self) -> None:
-        template = copy.deepcopy(self.manifest["spec"]["template"])
+        template = copy.deepcopy(self.spec["template"])
         labels = template.setdefault("metadata", {}).setdefault("labels", {})
         labels["batch.kubernetes.io/job-name"] = self.name
-        for _ in range(int(self.manifest["spec"].get("backoffLimit", 6)) + 1):
+        for _ in range(int(self.spec.get("backoffLimit", 6)) + 1):
             pod = self.cluster.pod(f"{self.name}-{suffix()}", template)
             self.pods.append(pod)
             while not pod.over:
