@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tests.harness.network import Network
@@ -33,7 +33,7 @@ class Services:
     _turn: itertools.count[int] = field(default_factory=itertools.count)
     _servers: dict[str, list[asyncio.Server]] = field(default_factory=dict)
     _headless: dict[str, Manifest] = field(default_factory=dict)
-    _upward: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _ending: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -96,7 +96,8 @@ class Services:
             async def forward(
                 reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: Manifest = port
             ) -> None:
-                with contextlib.suppress(asyncio.CancelledError):  # the cluster ends
+                cluster_ends = asyncio.CancelledError
+                with self._kept(asyncio.current_task()), contextlib.suppress(cluster_ends):
                     await self._forward(service, port, reader, writer)
 
             servers.append(await asyncio.start_server(forward, service["spec"]["clusterIP"], port["port"]))
@@ -128,12 +129,21 @@ class Services:
                 return
             with contextlib.closing(far_writer):
                 upward = asyncio.create_task(_pump(reader, far_writer))
-                self._upward.add(upward)  # the loop itself keeps no task alive
-                try:
-                    await _pump(far_reader, writer)  # the server's end is the connection's
-                finally:
-                    upward.cancel()
-                    self._upward.discard(upward)
+                with self._kept(upward):
+                    try:
+                        await _pump(far_reader, writer)  # the server's end is the connection's
+                    finally:
+                        upward.cancel()
+
+    @contextlib.contextmanager
+    def _kept(self, task: asyncio.Task[None] | None) -> Iterator[None]:
+        """Hold on to a task: the loop does not, and one whose client has said all it has to say is then collected."""
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
