@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import http.client
 import json
 import math
 import threading
@@ -143,10 +144,12 @@ class RayCluster:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 text = answer.read()
+            return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             with error:
                 raise OSError(f"{path} was answered with {error.code}: {error.read()[:500]!r}") from None
-        return json.loads(text) if text else None
+        except (http.client.HTTPException, ValueError) as error:  # the head ended in the middle of its answer
+            raise OSError(f"{path} was answered with half of something: {error!r}") from error
 
     def _template(self, group: Manifest, name: str) -> Manifest:
         head = name == "headgroup"
