@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ BADGE = "flts-stacks"
 ANSWER_S = 3.0
 POLL_S = 0.05
 PROC = Path("/proc")
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,10 @@ class Look:
 
 def listen() -> None:
     """Let others see this process's stacks from now on. Calling it again changes nothing; any thread may."""
-    if hasattr(os, "memfd_create") and _badge(os.getpid()) is None:
-        file = os.fdopen(os.memfd_create(BADGE), "w")
-        faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)  # keeps the file open
+    with _ONE_AT_A_TIME:  # a badge shows before its file is written to: of two, others would read the wrong one
+        if hasattr(os, "memfd_create") and _badge(os.getpid()) is None:
+            file = os.fdopen(os.memfd_create(BADGE), "w")
+            faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)  # keeps the file open
 
 
 def look(pid: int) -> Look:

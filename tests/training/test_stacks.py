@@ -36,10 +36,12 @@ def stuck_in_c():
 def process(code: str) -> Iterator[int]:
     """Its id, once it has printed a line."""
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        yield child.pid
-        child.kill()
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            yield child.pid
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize("function", ["stuck_in_python", "stuck_in_c"])
@@ -53,6 +55,29 @@ def test_a_process_shows_what_all_its_threads_do(function: str) -> None:
         assert stacks.kill(pid)
     assert stacks.look(pid) == stacks.Look(False, f"no stacks: process {pid} is gone")
     assert not stacks.kill(pid)
+
+
+SLOW_TO_REGISTER = """
+import faulthandler, threading
+from flts_ray.training import stacks
+register, reached, go_on = faulthandler.register, threading.Event(), threading.Event()
+def slow(*args, **options):
+    if threading.current_thread().name == "first":
+        reached.set()
+        go_on.wait(0.5)
+    register(*args, **options)
+faulthandler.register = slow
+threading.Thread(target=stacks.listen, name="first").start()
+reached.wait()
+stacks.listen()
+print("ready", flush=True)
+pow(3, 10**9)
+"""
+
+
+def test_who_listens_while_another_thread_begins_to_shows_its_stacks() -> None:
+    with process(SLOW_TO_REGISTER) as pid:
+        assert "most recent call first" in stacks.look(pid).stacks
 
 
 def test_a_stopped_process_has_no_stacks_and_is_ended_all_the_same() -> None:
