@@ -92,6 +92,12 @@ class ChampionWatcher:
         """Whether the champion is being watched."""
         return self._thread.is_alive()
 
+    @property
+    def settled(self) -> bool:
+        """Whether a model answers, or the registry has said that there is no champion."""
+        view = self._view
+        return view.current is not None or (bool(view.checked_at) and not view.wanted)
+
     def status(self) -> ModelStatus:
         """How the replica stands with the registry."""
         view = self._view

@@ -193,7 +193,10 @@ class Replica:
             raise RuntimeError("the champion watcher has ended")
         if self._drift_task is not None and self._drift_task.done():
             raise RuntimeError("the drift task has ended") from self._drift_task.exception()
-        if self.settings.serve.profile != "cluster" or self.models.current is None:
+        profile = self.settings.serve.profile
+        if profile != "local":  # a local one takes nobody's place, and says by /readyz what it lacks
+            await self.joining.settle(self.models)
+        if profile != "cluster" or self.models.current is None:
             self.joining.heard()  # nobody asks, or would be told that it is ready
         await self.joining.wait()
 

@@ -172,6 +172,13 @@ class Cluster:
         for pod in self.owned(workload):
             pod.wait(lambda pod: pod.ready, timeout_s)
 
+    def scale(self, deployment: str, replicas: int) -> None:
+        """As ``kubectl scale``."""
+        manifest = self.objects.get("Deployment", deployment)
+        for pod in self.owned(deployment):
+            self.delete(pod)
+        self._replicate({**manifest, "spec": {**manifest["spec"], "replicas": replicas}})
+
     def image(self, name: str) -> Image:
         """What stands for an image."""
         return find_image(name)

@@ -22,10 +22,12 @@ class RayService(Applied):
     Attributes:
         cluster: Where it runs.
         ray: The cluster that answers.
+        pending: One that does not answer yet, since its applications do not run.
     """
 
     cluster: Cluster
     ray: RayCluster | None = None
+    pending: RayCluster | None = None
     _service: Manifest = field(default_factory=dict)
 
     def start(self, timeout_s: float) -> None:
@@ -91,10 +93,12 @@ class RayService(Applied):
         ray = RayCluster(
             f"{self.name}-{suffix()}", copy.deepcopy(self.spec["rayClusterConfig"]), self.cluster, serving=True
         )
+        self.pending = ray
         ray.start()
         # Workers become ready with their replicas, so the operator waits for the head alone.
         wait_until(lambda: ray.head is not None and ray.head.ready, timeout_s, ray.story)
         self._deploy(ray, max(1.0, until - time.monotonic()))
+        self.pending = None
         return ray
 
     def _deploy(self, ray: RayCluster, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.harness.rayservice import RayService
+from tests.harness.services import wait_until
 from tests.harness.system import START_S, System
 
 pytestmark = [pytest.mark.manifests, pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -71,16 +72,31 @@ def test_a_change_of_the_configuration_is_rolled_and_fails_no_request(system: Sy
     assert set(asking.answers) == {"200"}, asking.answers
 
 
-def test_a_change_of_the_cluster_brings_up_another_one_and_fails_no_request(
+def test_a_new_release_brings_up_another_cluster_and_waits_for_the_tracker_and_fails_no_request(
     system: System, forecast: RayService
 ) -> None:
+    """A new image replaces the tracker in the same breath, and a replica that cannot ask it has no model."""
     change = copy.deepcopy(forecast.spec["rayClusterConfig"])
     for group in (change["headGroupSpec"], *change["workerGroupSpecs"]):
         group["template"]["metadata"]["annotations"] = {"flts.io/restarted": "now"}
-    assert forecast.ray is not None
-    before = forecast.ray.name
+    before = forecast.ray
+    system.cluster.scale("mlflow", 0)
     with clients(system, forecast) as asking:
-        forecast.upgrade(change, 2 * START_S)
+        upgrade = threading.Thread(target=forecast.upgrade, args=(change, 2 * START_S))
+        upgrade.start()
+        try:
+            wait_until(lambda: replicas_that_wait(forecast) > 0, START_S, forecast.story)
+            assert forecast.ray is before, "clients were sent to replicas without a model"
+        finally:
+            system.cluster.scale("mlflow", 1)
+            upgrade.join()
         time.sleep(2)
-    assert forecast.ray.name != before
+    assert forecast.ray is not before
     assert set(asking.answers) == {"200"}, asking.answers
+
+
+def replicas_that_wait(service: RayService) -> int:
+    """How many of the cluster that does not answer yet have said that they wait for their model."""
+    workers = service.pending.workers if service.pending else []
+    logs = [log for worker in workers for log in worker.folder.glob("volumes/tmp/ray/session_*/logs/worker-*.err")]
+    return sum("replica_waits_for_model" in log.read_text(errors="replace") for log in logs)

@@ -116,9 +116,11 @@ def test_it_waits_for_a_first_champion_and_takes_it(
 ) -> None:
     caplog.set_level("INFO", logger="flts_ray")
     assert (watcher.status().state, watcher.status().checked_at) == ("waiting", "")
+    assert not watcher.settled
     watcher.look()
     watcher.look()
     assert watcher.current is None
+    assert watcher.settled, "that there is no champion is an answer"
     assert (watcher.status().state, watcher.status().wanted, watcher.status().error) == ("waiting", "", "")
     assert len(events(caplog, "champion_absent")) == 1
     shelf.add(one)
@@ -273,6 +275,7 @@ def test_a_bad_first_champion_leaves_the_replica_waiting_for_a_good_one(
     watcher.look()
     assert watcher.status().state == "waiting"
     assert "is not the file that was saved" in watcher.status().error
+    assert not watcher.settled, "it may not take the place of a replica that answers"
     shelf.add(one)
     watcher.look()
     assert (watcher.status().state, watcher.status().loaded) == ("ready", "2")
@@ -370,6 +373,7 @@ def test_a_replica_that_starts_without_the_registry_says_why_it_waits(
         status = watcher.status()
         assert (status.state, status.checked_at) == ("waiting", "")
         assert "Could not look up champion" in status.error
+        assert not watcher.settled
     watcher.look()
     assert watcher.status().error == ""
     shelf.add(one)

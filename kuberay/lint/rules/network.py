@@ -16,8 +16,8 @@ from kuberay.lint.selectors import selected_by_labels, selects
 ADDRESS = re.compile(r"\b(?!s3:|gs:|file:)[a-z][a-z0-9+]*://(?:[^@/\s]*@)?([a-z0-9][a-z0-9.-]*)(?::(\d+))?")
 """Scheme, host and port, in variables and command lines."""
 
-OTHERS = "flts.io/"
-"""Labels with this prefix are asked of pods that others deploy, such as clients."""
+OTHERS = ("flts.io/", "acme.cert-manager.io/")
+"""Labels with these prefixes are asked of pods that others deploy: clients, and cert-manager's proof of a host."""
 
 OPTIONAL_PEERS = ("redis",)
 OPTIONAL_PORTS = (6379, 9101)
