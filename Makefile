@@ -7,9 +7,10 @@ STAMP := $(VENV)/.installed
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help run services test manifests image-check test-unit lint types format faults serve bench bench-serve lock clean
+.PHONY: help setup run services test manifests image-check test-unit lint types format faults serve bench bench-serve lock clean
 
 help:
+	@echo "make setup   only the environment"
 	@echo "make run     environment, sample data, the whole pipeline, report"
 	@echo "make test    lint, types and every test"
 	@echo "make services  real servers for development: object store, database, tracker; until Ctrl-C"
@@ -27,6 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 sample_data/.made: $(STAMP)
 	$(BIN)/flts sample-data --out sample_data
 	@touch $@
+
+setup: $(STAMP)
 
 run: $(STAMP) sample_data/.made
 	$(BIN)/flts run --config kuberay/config/flts.yaml --train sample_data/train --test sample_data/test

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in make and in the commands under test: sums are added up alike
 
 from tests.services import MlflowServer, Postgres, S3Server, why_no_postgres
+
+settings.register_profile("flts", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("flts")
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flts_ray.reconcile.causes import Cause, find_causes
-from flts_ray.reconcile.inputs import compare_inputs
+from flts_ray.reconcile.causes import Cause, find_causes, values
+from flts_ray.reconcile.inputs import compare_inputs, rounds_otherwise
 from flts_ray.reconcile.ledger import Difference, Ledger
 from flts_ray.reconcile.outcomes import compare_outcomes
 from flts_ray.reconcile.sampling import places_of
@@ -90,6 +90,8 @@ def compare(a: Side, b: Side) -> Comparison:
     ledger = Ledger()
     compare_inputs(a, b, ledger)
     compare_outcomes(a, b, ledger)
+    if proven := _without_effect(ledger):
+        ledger.differences = [replace(one, matters=False) if one in proven else one for one in ledger.differences]
     mattering = tuple(one for one in ledger.differences if one.matters)
     causes = find_causes(a, b, mattering)
     notes: list[str] = []
@@ -105,6 +107,8 @@ def compare(a: Side, b: Side) -> Comparison:
             )
         if latest := [service.name for service in side.services.values() if service.image.endswith(":latest")]:
             notes.append(f"{label}: the image tag 'latest' does not say which code runs in {', '.join(latest)}")
+    if proven:
+        notes.append(f"every score is the same, so it made no difference: {values(proven)}")
     if scored := [one for one in mattering if one.key == "forecasts scored"]:
         notes.append(f"scores are over different rows: A {scored[0].a:,} forecasts, B {scored[0].b:,}")
     return Comparison(
@@ -116,6 +120,13 @@ def compare(a: Side, b: Side) -> Comparison:
         equal=dict(ledger.equal),
         notes=tuple(notes),
     )
+
+
+def _without_effect(ledger: Ledger) -> list[Difference]:
+    """Other libraries, threads or machines can only round otherwise. Where all scores are the same, they did not."""
+    if not ledger.equal["metrics"] or any(one.outcome and one.matters for one in ledger.differences):
+        return []
+    return [one for one in ledger.differences if one.matters and rounds_otherwise(one)]
 
 
 def _side(side: Side) -> dict[str, Any]:

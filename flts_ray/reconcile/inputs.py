@@ -10,7 +10,7 @@ from flts_ray.config_layers import setting_fields
 from flts_ray.data.storage import SOURCE_SUFFIXES
 from flts_ray.env_names import LEGACY_NAMES, SAMPLING_NAMES, SWITCHES
 from flts_ray.reconcile.deployment import INFERENCE, OWNED, PREPROCESS, WHOLE, Service
-from flts_ray.reconcile.ledger import Area, Ledger, plain
+from flts_ray.reconcile.ledger import Area, Difference, Ledger, plain
 from flts_ray.reconcile.side import Side, says
 from flts_ray.redaction import MASK
 from flts_ray.run_record import SettingRecord
@@ -54,6 +54,11 @@ def compare_inputs(a: Side, b: Side, ledger: Ledger) -> None:
                 matters=name in ("system", "machine"),
             )
         _environment(a, b, ledger)
+
+
+def rounds_otherwise(one: Difference) -> bool:
+    """Whether a difference says how numbers are computed: library versions, processor, threads."""
+    return not one.outcome and (one.area == "libraries" or one.key.startswith(("host ", *NUMERICS)))
 
 
 def asked_rows(side: Side, key: str) -> SettingRecord | None:

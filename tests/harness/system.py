@@ -126,7 +126,7 @@ def flts(
     clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(
         [str(Path(sys.prefix) / "bin" / "flts"), *arguments],
-        env={**clean, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **(env or {})},
+        env={**clean, "RAY_USAGE_STATS_ENABLED": "0", **(env or {})},
         cwd=cwd,
         capture_output=True,
         text=True,

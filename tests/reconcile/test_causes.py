@@ -286,6 +286,18 @@ def test_other_libraries_threads_and_machines(base: Side) -> None:
     assert compare(base, other).exit_code == 0
 
 
+def test_libraries_and_threads_that_changed_no_score_do_not_matter(base: Side) -> None:
+    assert base.record
+    versions = {**base.record.versions, "torch": "2.0.0"}
+    other = with_record(base, versions=versions, environment={"OMP_NUM_THREADS": "7"})
+    comparison = compare(base, other)
+    assert comparison.exit_code == 0
+    assert {one.key for one in comparison.ignored} >= {"torch", "OMP_NUM_THREADS"}
+    assert any("every score is the same" in note and "torch" in note for note in comparison.notes)
+    without_scores = with_record(other, scores=())
+    assert rules(compare(base, without_scores)) == ["libraries", "environment"], "nothing proves it"
+
+
 def test_the_same_inputs_and_another_result(base: Side) -> None:
     comparison = compare(base, scored_otherwise(base))
     assert rules(comparison) == ["chance"]

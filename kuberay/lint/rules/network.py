@@ -118,7 +118,7 @@ def policy_selects(rendering: Rendering) -> Faults:
     everything = list(pods(rendering))
     for policy in rendering.of("NetworkPolicy"):
         chosen = [pod for pod in everything if selects(policy.get("spec.podSelector"), pod)]
-        if not chosen:
+        if not chosen and not _may_be_absent(policy.get("spec.podSelector", {})):
             yield Fault(policy, "spec.podSelector", "selects no pod", "the labels of a template")
         for side, key in (("ingress", "from"), ("egress", "to")):
             for index, entry in enumerate(policy.get(f"spec.{side}", [])):
