@@ -10,12 +10,13 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,6 +92,9 @@ def _become(user: int, groups: list[int]) -> None:
     os.setgid(groups[0])
     os.setuid(user)
     os.umask(0o022)
+    # To become another user takes off what `unshare --kill-child` had set: nothing outlives the test session.
+    if _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "parent-death signal")
 
 
 def main() -> None:

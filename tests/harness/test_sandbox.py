@@ -99,6 +99,17 @@ def test_a_killed_pod_leaves_no_process(cluster: Cluster, door: None) -> None:
     assert not sleepers()
 
 
+def test_a_test_session_that_is_killed_leaves_no_process(cluster: Cluster, door: None) -> None:
+    pod = cluster.pod("main-0", template(["bash", "-c", "sleep 987654"]))
+    pod.wait(lambda pod: len(sleepers()) == 1, 30)
+    first = pod.container().first
+    outside = first.parent()  # it ends with the thread of the session that started it
+    assert outside is not None
+    outside.kill()
+    pod.wait(lambda pod: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, 30)
+    assert not sleepers()
+
+
 def test_a_service_leads_only_to_pods_that_are_ready(cluster: Cluster, door: None) -> None:
     cluster.apply(
         {
