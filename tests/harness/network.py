@@ -128,6 +128,10 @@ class Network:
                 ["ip", "link", "delete", outside], capture_output=True, check=False
             )  # gone with its pod: good
 
+    def unplug(self, pod: str) -> None:
+        """What a lost node does: no packet comes or goes any more, and nobody is told."""
+        run("ip", "link", "set", self._plugs[pod], "down")
+
     def cluster_ip(self) -> str:
         """A new address for a Service, on the bridge itself: this machine answers there."""
         with self._lock:

@@ -18,6 +18,9 @@ from tests.harness.pod import Pod
 from tests.harness.services import wait_until
 
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+STATUS_LIMIT_S = 300.0
+"""How long the operator asks a head that does not answer; then it gives the job up."""
+NEVER_AGAIN = ("DeadlineExceeded", "JobStatusCheckTimeoutExceeded")
 
 
 @dataclass
@@ -102,7 +105,7 @@ class RayJob(Applied):
             if attempt.status == "SUCCEEDED":
                 self.status = "Complete"
                 return
-            if attempt.why == "DeadlineExceeded":  # never tried again
+            if attempt.why in NEVER_AGAIN:
                 break
         self.status = "Failed"
 
@@ -131,11 +134,15 @@ class RayJob(Applied):
             Why the attempt is over.
         """
         assert attempt.submitter is not None
+        heard = time.monotonic()
         while not self.cluster.ending.wait(0.5):
             if time.monotonic() > started + float(self.spec.get("activeDeadlineSeconds", 1e9)):
                 return "DeadlineExceeded"
-            with contextlib.suppress(OSError):  # not submitted yet, or the head is lost: then the submitter fails
+            with contextlib.suppress(OSError):  # not submitted yet, or the head is lost
                 attempt.status = attempt.ray.dashboard(f"/api/jobs/{attempt.job_id}")["status"]
+                heard = time.monotonic()
+            if time.monotonic() > heard + STATUS_LIMIT_S:
+                return "JobStatusCheckTimeoutExceeded"
             if attempt.status in TERMINAL and attempt.submitter.over:
                 return f"the job is {attempt.status}"
             if attempt.submitter.phase == "Failed" and attempt.status not in TERMINAL:

@@ -1,4 +1,4 @@
-"""A head that is lost in training: the operator tries again on a fresh cluster, and nothing is left half-done."""
+"""A head that is lost with its node in training: the operator tries again, and nothing is left half-done."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def test_the_next_attempt_goes_on_and_nothing_is_left_running(
     wait_until(lambda: bool(job.attempts) and max(epochs(job.attempts[0]), default=0) >= 3, 2 * START_S, job.story)
     first = job.attempts[0]
     assert first.ray.head is not None
-    first.ray.head.kill()  # as a lost node: nobody says goodbye
+    system.cluster.network.unplug(first.ray.head.name)
 
     job.wait(3 * START_S)
+    assert first.why == "SubmissionFailed", "the operator gives up a job whose head it cannot ask, and tries no more"
     assert [attempt.status for attempt in job.attempts][1:] == ["SUCCEEDED"], job.story()
     assert min(epochs(job.attempts[1])) > 1, "the checkpoint of the first attempt was not used"
     after = run_states(system, insider)

@@ -10,7 +10,7 @@ import yaml
 
 from kuberay.lint.clusters import Job, jobs
 from kuberay.lint.commands import complaint, option
-from kuberay.lint.model import Rendering
+from kuberay.lint.model import Rendering, look
 from kuberay.lint.pods import Pod, ray_pods
 from kuberay.lint.quantities import number
 from kuberay.lint.rule import Fault, Faults, rule
@@ -37,9 +37,9 @@ def submission_mode(rendering: Rendering) -> Faults:
             yield Fault(job.owner, path, f"is not used in {job.mode}", "remove it")
 
 
-@rule("submitter", "KubeRay's own submitter is forbidden by the restricted Pod Security; a command skips submission")
+@rule("submitter", "KubeRay's own is forbidden by the restricted Pod Security, and a job without one ends untried")
 def submitter(rendering: Rendering) -> Faults:
-    """The submitter has no template, restarts, or has a command of its own."""
+    """The submitter has no template, restarts, does not notice a lost head, or has a command of its own."""
     for job in jobs(rendering):
         path = f"{job.path}.submitterPodTemplate"
         template = job.get("submitterPodTemplate")
@@ -51,6 +51,12 @@ def submitter(rendering: Rendering) -> Faults:
         spec = template.get("spec") or {}
         if spec.get("restartPolicy") != "Never":
             yield Fault(job.owner, f"{path}.spec.restartPolicy", "is not Never", "Never")
+        probe = look(spec, "containers", [{}])[0].get("livenessProbe")
+        if "RAY_DASHBOARD_ADDRESS" not in " ".join(map(str, look(probe, "exec.command", []))):
+            fix = (
+                "exec: a connection to $RAY_DASHBOARD_ADDRESS; a lost node says no goodbye, and is then not tried again"
+            )
+            yield Fault(job.owner, f"{path}.spec.containers[0].livenessProbe", "does not ask the head", fix)
         for key in ("command", "args"):
             if (spec.get("containers") or [{}])[0].get(key):
                 yield Fault(job.owner, f"{path}.spec.containers[0].{key}", "replaces the submission", "remove it")

@@ -123,7 +123,7 @@ def disruption_budget(rendering: Rendering) -> Faults:
             yield Fault(budget, "spec", "needs one bound", "minAvailable or maxUnavailable")
     for pod in everything:
         # A job goes on without a worker, and a service without its head; not the other way round.
-        lasting = pod.role == ("worker" if pod.owner.kind == "RayService" else "head")
+        lasting = pod.role in (("worker",) if pod.owner.kind == "RayService" else ("head", "submitter"))
         covered = any(selects(budget.get("spec.selector"), pod) for budget in budgets)
         if (pod.role in LONG_RUNNING or lasting) and not covered:
             yield Fault(pod.owner, f"{pod.path}.metadata.labels", "no PodDisruptionBudget selects them", "add one")
