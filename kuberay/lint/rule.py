@@ -27,6 +27,9 @@ class Fault(NamedTuple):
 
 Faults = Iterator[Fault]
 
+MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What comes of a text where a mapping should be, and the like: rules take objects as their schemas have them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -68,9 +71,14 @@ class Rule:
     check: Callable[[Rendering], Faults]
 
     def findings(self, rendering: Rendering) -> Iterator[Finding]:
-        """What is wrong with these objects by this rule."""
-        for resource, path, what, fix in self.check(rendering):
-            yield Finding(self.id, self.why, str(resource), path, what, fix)
+        """What is wrong with these objects by this rule; that it cannot read them is one such thing."""
+        try:
+            for resource, path, what, fix in self.check(rendering):
+                yield Finding(self.id, self.why, str(resource), path, what, fix)
+        except MALFORMED as error:
+            fix = "kubectl apply --dry-run=server --validate=strict names the field"
+            what = f"an object has not the shape of its schema ({type(error).__name__}: {error})"
+            yield Finding(self.id, "this rule cannot see what else is wrong", "the objects", "", what, fix)
 
 
 def rule(name: str, why: str) -> Callable[[Callable[[Rendering], Faults]], Rule]:

@@ -60,3 +60,24 @@ def test_a_gate_that_is_on_is_no_fault(tree: dict[str, Any]) -> None:
     text = json.dumps(tree)
     assert {finding.rule for finding in findings(read(text))} == {"feature-gate"}
     assert findings(read(text, gates=GATES)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.activeDeadlineSeconds", "1h"),
+        ("spec.rayClusterSpec.workerGroupSpecs[0].replicas", "1"),
+        ("spec.rayClusterSpec.headGroupSpec.rayStartParams", ["num-cpus"]),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec.containers[0].env", {"NAME": "value"}),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec.containers[0].envFrom", [None]),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec.containers", [None]),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec.volumes", {"name": "tmp"}),
+        ("metadata.labels", ["flts"]),
+    ],
+)
+def test_what_has_not_the_shape_of_its_schema_is_told_instead_of_a_traceback(
+    path: str, value: Any, tree: dict[str, Any]
+) -> None:
+    found = findings(apply(Broken("", {"object": "RayJob/job", "set": {path: value}}), tree))
+    assert found
+    assert all(finding.what and finding.fix for finding in found)
