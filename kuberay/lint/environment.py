@@ -39,7 +39,7 @@ def variables(rendering: Rendering, container: Container) -> Iterator[Variable]:
             for key, text in rendering.config_maps.get(source["configMapRef"].get("name"), {}).items():
                 yield Variable(prefix + key, path, str(text), direct=False)
         elif "secretRef" in source:
-            for key in secrets(rendering).get(source["secretRef"].get("name"), {}):
+            for key in secrets(rendering).get(source["secretRef"].get("name"), {}).keys() - {"*"}:
                 yield Variable(prefix + key, path, None, direct=False)
     for index, entry in enumerate(container.get("env", [])):
         name, key = (look(entry, f"valueFrom.configMapKeyRef.{part}", "") for part in ("name", "key"))
@@ -64,8 +64,12 @@ def secrets(rendering: Rendering) -> dict[str, Tree]:
 
 def _secrets(rendering: Rendering) -> dict[str, Tree]:
     found: dict[str, Tree] = {}
-    plan = next((texts for name, texts in rendering.config_maps.items() if name.startswith(PLAN)), {})
-    for name, keys in (yaml.safe_load(str(plan.get("plan.yaml", ""))) or {}).items():
+    plan = next((texts for name, texts in rendering.config_maps.items() if PLAN in name), {})
+    try:
+        planned = yaml.safe_load(str(plan.get("plan.yaml", ""))) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"plan.yaml of ConfigMap {PLAN} is no YAML") from error
+    for name, keys in planned.items():
         found[str(name)] = dict(keys or {})
     for resource in rendering.of("Secret"):
         found[resource.name] = {**resource.get("data", {}), **resource.get("stringData", {})}

@@ -43,8 +43,18 @@ EVERYWHERE = frozenset(
 )
 """Read by the C library, Python, PyTorch, the AWS SDKs, OpenTelemetry, CUDA, libpq."""
 
+FAMILIES = (
+    *("NCCL_", "PYTORCH_", "TORCH_", "CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "GRPC_", "OTEL_"),
+    *("AWS_", "PYTHON", "SSL_CERT_"),
+)
+"""Beginnings of names that libraries beneath ours read, too many to list: a typo in one is not seen."""
+
+PROXIES = frozenset({"http_proxy", "https_proxy", "no_proxy"})
+
 BY_IMAGE = {
-    "minio": r"MINIO_(ROOT_(USER|PASSWORD)(_FILE)?|BROWSER|PROMETHEUS_AUTH_TYPE|REGION_NAME|SERVER_URL|VOLUMES|OPTS)",
+    "minio": (
+        r"MINIO_(API_\w+|ROOT_(USER|PASSWORD)(_FILE)?|BROWSER|PROMETHEUS_AUTH_TYPE|REGION_NAME|SERVER_URL|VOLUMES|OPTS)"
+    ),
     "mc": r"MC_(HOST_\w+|CONFIG_DIR|QUIET|JSON|NO_COLOR|INSECURE)",
     "postgres": r"POSTGRES_((DB|USER|PASSWORD)(_FILE)?|INITDB_ARGS|INITDB_WALDIR|HOST_AUTH_METHOD)|PGDATA",
     "redis": r"REDISCLI_AUTH",
@@ -57,7 +67,7 @@ PACKAGES = {"RAY": "ray", "MLFLOW": "mlflow"}
 
 def is_known(name: str, image: str) -> bool:
     """Whether somebody in a container of that image reads a variable of that name."""
-    if name in EVERYWHERE or name in LEGACY_NAMES:
+    if name in EVERYWHERE or name in LEGACY_NAMES or name in PROXIES or name.startswith(FAMILIES):
         return True
     if name.startswith(PREFIX):
         return name in FLTS_NAMES or name in {PREFIX + key.upper().replace(".", "__") for key in setting_fields()}

@@ -21,11 +21,13 @@ class Target:
         name: The Service.
         pods: Those behind it.
         ports: Its ports → theirs, by number or name.
+        outside: Whether it leads out of the cluster, or to endpoints that somebody else writes.
     """
 
     name: str
     pods: tuple[Pod, ...]
     ports: dict[int, int | str]
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ def targets(rendering: Rendering) -> dict[str, Target]:
 def _targets(rendering: Rendering) -> dict[str, Target]:
     everything, found = list(pods(rendering)), {}
     for service in rendering.of("Service"):
-        chosen = tuple(pod for pod in everything if selected_by_labels(service.get("spec.selector", {}), pod))
+        selector = service.get("spec.selector", {})
+        if service.get("spec.type") == "ExternalName" or not selector:
+            found[service.name] = Target(service.name, (), {}, outside=True)
+            continue
+        chosen = tuple(pod for pod in everything if selected_by_labels(selector, pod))
         ports = {entry["port"]: entry.get("targetPort", entry["port"]) for entry in service.get("spec.ports", [])}
         found[service.name] = Target(service.name, chosen, {key: _number(chosen, port) for key, port in ports.items()})
     for cluster in clusters(rendering):

@@ -33,14 +33,21 @@ def read(text: str, *, source: str = "the manifests", gates: frozenset[str] = fr
     for number, (node, document) in enumerate(zip(nodes, documents, strict=True), start=1):
         if document is None:
             continue
-        if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-            raise ConfigError(f"{source}: document {number} is no Kubernetes object: it needs a kind")
-        items = document["items"] if document["kind"] == "List" else [document]
+        items = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else [document]
+        if not isinstance(items, list) or not all(_is_object(item) for item in items):
+            raise ConfigError(f"{source}: document {number} is no Kubernetes object: it needs a kind, a List its items")
         resources += [Resource(item) for item in items]
-        duplicates += [(Resource(document), key) for key in _duplicates(node)]
+        try:
+            duplicates += [(Resource(document), key) for key in _duplicates(node)]
+        except RecursionError as error:
+            raise ConfigError(f"{source}: document {number} has an anchor that holds itself: write it out") from error
     if not resources:
         raise ConfigError(f"{source}: no objects: name a kustomize folder or a file of rendered manifests")
     return Rendering(tuple(resources), tuple(duplicates), gates)
+
+
+def _is_object(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("kind"), str)
 
 
 def _duplicates(node: yaml.Node) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kuberay.lint.model import Tree
+from kuberay.lint.model import Resource, Tree
 from kuberay.lint.pods import Pod
 
 
@@ -14,6 +14,12 @@ def selects(selector: Tree | None, pod: Pod) -> bool:
         return False
     same = all(_has(pod, key, value) for key, value in (selector.get("matchLabels") or {}).items())
     return same and all(_expression(entry, pod) for entry in selector.get("matchExpressions") or [])
+
+
+def policy_types(policy: Resource) -> list[str]:
+    """What a NetworkPolicy is about; unless it says so: connections that come in, and those that go if it names any."""
+    default = ["Ingress", *(["Egress"] if policy.get("spec.egress") else [])]
+    return list(policy.get("spec.policyTypes") or default)
 
 
 def selected_by_labels(labels: Tree, pod: Pod) -> bool:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from kuberay.lint.rule import Rule
 from kuberay.lint.rules import (
     autoscaling,
+    cleanup,
     clusters,
     jobs,
     names,
     network,
+    nodes,
+    probes,
     references,
     schedules,
     secrets,
     security,
     services,
     variables,
+    volumes,
     workloads,
 )
 
@@ -23,12 +27,16 @@ RULES: tuple[Rule, ...] = (
     *security.RULES,
     *secrets.RULES,
     *workloads.RULES,
+    *probes.RULES,
     *references.RULES,
+    *volumes.RULES,
     *variables.RULES,
     *network.RULES,
     *clusters.RULES,
+    *nodes.RULES,
     *autoscaling.RULES,
     *jobs.RULES,
+    *cleanup.RULES,
     *schedules.RULES,
     *services.RULES,
 )

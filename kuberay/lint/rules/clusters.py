@@ -1,38 +1,44 @@
-"""Ray clusters: groups, start parameters, versions, ports, and the fault-tolerant head."""
+"""Ray clusters: groups, versions, who may reach the dashboard, and the fault-tolerant head."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator
 from importlib import metadata
 
-from kuberay.lint.clusters import Group, clusters, groups
+from kuberay.lint.clusters import Group, clusters
 from kuberay.lint.environment import variables
 from kuberay.lint.model import Rendering
-from kuberay.lint.pods import ray_pods
-from kuberay.lint.quantities import number
+from kuberay.lint.pods import RAY, containers, ray_pods
 from kuberay.lint.rule import Fault, Faults, rule
+from kuberay.lint.rules.nodes import said_of
 
-HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
-OPTIONAL_PORTS = {"metrics": 8080, "as-metrics": 44217, "dash-metrics": 44227}
-RAY_CONTAINERS = {"head": "ray-head", "worker": "ray-worker"}
-OBJECT_STORE_SHARE = 0.5
-"""The object store lies in /dev/shm, which counts against the container: as much again is left for the heap."""
+AUTH_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 
 
-@rule("worker-bounds", "KubeRay refuses min > max; without a maximum it is 2147483647 pods")
+@rule("worker-bounds", "KubeRay refuses min > max; without a maximum it is 2147483647 pods; without workers tasks wait")
 def worker_bounds(rendering: Rendering) -> Faults:
-    """A group of workers lacks a bound, or its bounds contradict."""
+    """A group of workers lacks a bound, its bounds contradict, or there is nobody to run a task."""
     for cluster in clusters(rendering):
+        if not cluster.workers and str(said_of(cluster.head, "CPU")) == "0":
+            path = f"{cluster.path}.workerGroupSpecs"
+            yield Fault(cluster.owner, path, "has no group while the head offers no CPU", "add one")
         for group in cluster.workers:
-            bounds = [group.get(key) for key in ("minReplicas", "replicas", "maxReplicas")]
-            if None in bounds:
-                fix = "set minReplicas, replicas and maxReplicas"
-                yield Fault(cluster.owner, group.path, "lacks a bound", fix)
-            elif not bounds[0] <= bounds[1] <= bounds[2]:
-                text = " <= ".join(map(str, bounds))
-                yield Fault(cluster.owner, group.path, f"{text} does not hold", "min <= replicas <= max")
-            elif not cluster.autoscales and bounds[2] == 0:
-                yield Fault(cluster.owner, group.path, "may have no worker at all", "raise maxReplicas")
+            for what, fix in _bounds(group):
+                yield Fault(cluster.owner, group.path, what, fix)
+
+
+def _bounds(group: Group) -> Iterator[tuple[str, str]]:
+    bounds = [0, *(group.get(key) for key in ("minReplicas", "replicas", "maxReplicas"))]
+    if None in bounds:
+        yield "lacks a bound", "set minReplicas, replicas and maxReplicas"
+    elif bounds != sorted(bounds):
+        yield f"{' <= '.join(map(str, bounds))} does not hold", "0 <= min <= replicas <= max"
+    elif not group.cluster.autoscales and bounds[-1] == 0:
+        yield "may have no worker at all", "raise maxReplicas"
+    if group.get("numOfHosts", 1) < 1:
+        yield f"has {group.get('numOfHosts')} hosts a replica", "numOfHosts: 1, or leave it out"
+    if said_of(group, "CPU") == "0":
+        yield "offers no CPU: no task runs in it", "as many as its limit, or leave num-cpus out"
 
 
 @rule("ray-version", "KubeRay switches features by rayVersion: probes, authentication, priorities")
@@ -56,108 +62,40 @@ def cluster_upgrade_strategy(rendering: Rendering) -> Faults:
             yield Fault(cluster.owner, path, "has an unknown type", "Recreate or None")
 
 
-@rule("start-params", "KubeRay refuses the cluster, or the node does not start")
-def start_params(rendering: Rendering) -> Faults:
-    """``rayStartParams`` holds what `ray start` does not know, what is no text, or what is given elsewhere too."""
-    known = _options_of_ray_start()
-    for group in groups(rendering):
-        path, owner = f"{group.path}.rayStartParams", group.cluster.owner
-        for key, value in group.start_params.items():
-            if not isinstance(value, str):
-                yield Fault(owner, f"{path}.{key}", f"{value!r} is no text", f'quote it: "{value}"')
-            if key == "labels":
-                yield Fault(owner, f"{path}.{key}", "KubeRay refuses labels here", "use labels: of the group")
-            elif key not in known:
-                yield Fault(owner, f"{path}.{key}", "`ray start` has no such option", "`ray start --help` lists them")
-        twice = {"CPU": "num-cpus", "GPU": "num-gpus", "memory": "memory"}
-        for resource, option in twice.items():
-            if resource in group.get("resources", {}) and option in group.start_params:
-                yield Fault(owner, f"{path}.{option}", f"resources.{resource} says it too", "keep one of them")
-
-
-@functools.cache
-def _options_of_ray_start() -> frozenset[str]:
-    from ray.scripts.scripts import start  # takes a second: only a linter of clusters pays it
-
-    return frozenset(option.removeprefix("--") for parameter in start.params for option in parameter.opts)
-
-
 @rule("head-without-work", "training or replicas run on the head, and take it down when they run out of memory")
 def head_without_work(rendering: Rendering) -> Faults:
     """A head offers CPUs."""
     for cluster in clusters(rendering):
         head = cluster.head
-        cpus = head.start_params.get("num-cpus", head.get("resources", {}).get("CPU"))
+        cpus = said_of(head, "CPU")
         if str(cpus) != "0":
             yield Fault(cluster.owner, f"{head.path}.rayStartParams.num-cpus", f"is {cpus}", 'set it to "0"')
 
 
-@rule("object-store", "30 % of the memory become the object store by default, in the container's own memory")
-def object_store(rendering: Rendering) -> Faults:
-    """The object store has no size, or leaves too little for the heap."""
-    for pod in ray_pods(rendering):
-        if pod.group is None or pod.main is None:
-            continue
-        path = f"{pod.group.path}.rayStartParams.object-store-memory"
-        size, limit = pod.group.start_params.get("object-store-memory"), pod.main.get("resources.limits.memory")
-        bytes_, most = number(size), number(limit)
-        if bytes_ is None:
-            yield Fault(pod.owner, path, f"is {size!r}", "set it, in bytes")
-        elif most and bytes_ > OBJECT_STORE_SHARE * most:
-            fix = f"at most {OBJECT_STORE_SHARE:.0%}"
-            yield Fault(pod.owner, path, f"{bytes_ / most:.0%} of the memory limit {limit}", fix)
-
-
-@rule("whole-cpus", "Ray counts the CPU limit rounded up: more tasks than CPUs")
-def whole_cpus(rendering: Rendering) -> Faults:
-    """A worker's CPU limit is not whole, and num-cpus does not say how many Ray has."""
-    for pod in ray_pods(rendering):
-        if pod.role == "worker" and pod.main is not None and pod.group and "num-cpus" not in pod.group.start_params:
-            cpus = number(pod.main.get("resources.limits.cpu"))
-            if cpus is not None and cpus % 1:
-                path = f"{pod.main.path}.resources.limits.cpu"
-                yield Fault(pod.owner, path, f"{cpus:g} is not whole", "make it whole, or say num-cpus")
-
-
-@rule("ray-container-first", "KubeRay starts Ray in the first container, whatever it is")
-def ray_container_first(rendering: Rendering) -> Faults:
-    """A sidecar stands before the Ray container, or the submitter's."""
-    for pod in ray_pods(rendering):
-        wanted = RAY_CONTAINERS[pod.role]
-        if pod.main is None or pod.main.name != wanted:
-            fix = f"put the container {wanted} first"
-            yield Fault(pod.owner, f"{pod.path}.spec.containers[0]", "is not Ray's by its name", fix)
-
-
-@rule("head-ports", "where ports are listed KubeRay adds none: jobs and services cannot reach the dashboard")
-def head_ports(rendering: Rendering) -> Faults:
-    """The list of a head's ports is not complete, or one has another number than Ray uses."""
-    for pod in ray_pods(rendering):
-        if pod.main is None or not pod.main.get("ports"):
-            continue
-        listed = {port.get("name"): port.get("containerPort") for port in pod.main.get("ports")}
-        path = f"{pod.main.path}.ports"
-        wanted = HEAD_PORTS if pod.role == "head" else {}
-        for name, port in wanted.items():
-            if name not in listed:
-                yield Fault(pod.owner, path, f"lacks {name}", f"add {name}: {port}, or list no ports")
-        for name, port in (wanted | OPTIONAL_PORTS).items():
-            if listed.get(name, port) != port:
-                yield Fault(pod.owner, path, f"{name} is {listed[name]}", f"Ray listens on {port}")
-
-
 @rule("token-auth", "whoever reaches the dashboard runs code in the cluster; {} means off")
 def token_auth(rendering: Rendering) -> Faults:
-    """A cluster does not ask for a token, or not for one of ours."""
+    """A cluster does not ask for a token, or not for one of ours, or an Ingress leads to its dashboard."""
     for cluster in clusters(rendering):
         path = f"{cluster.path}.authOptions"
+        by_kubernetes, secret = (cluster.get(f"authOptions.{key}") for key in ("enableK8sTokenAuth", "secretName"))
         if cluster.get("authOptions.mode") != "token":
             yield Fault(cluster.owner, path, "does not turn the token on", "mode: token")
-        elif not cluster.get("authOptions.secretName"):
+        elif not secret and not by_kubernetes:
             fix = "secretName: ray-token, which the clients know too"
             yield Fault(cluster.owner, path, "leaves the token to the operator", fix)
-        if cluster.get("authOptions.enableK8sTokenAuth") and cluster.owner.kind != "RayCluster":
+        if by_kubernetes and cluster.owner.kind != "RayCluster":
             yield Fault(cluster.owner, path, "Kubernetes tokens are not supported here", "remove enableK8sTokenAuth")
+        elif by_kubernetes and secret:
+            yield Fault(cluster.owner, path, "enableK8sTokenAuth excludes secretName", "remove enableK8sTokenAuth")
+        if cluster.head.get("enableIngress", False):
+            fix = "remove it, and use kubectl port-forward"
+            yield Fault(cluster.owner, f"{cluster.head.path}.enableIngress", "publishes the dashboard", fix)
+    for container in containers(rendering):
+        first = container.role == "main" and container.pod.role in (*RAY, "submitter")
+        for found in variables(rendering, container) if first or container.role == "autoscaler" else ():
+            if found.name in AUTH_VARIABLES and found.direct:
+                what = f"{found.name} is KubeRay's to set, and it leaves alone what is there"
+                yield Fault(container.pod.owner, found.path, what, "remove it: authOptions says it")
 
 
 @rule("gcs-fault-tolerance", "KubeRay refuses a store named twice; a shared one mixes old and new clusters")
@@ -213,12 +151,7 @@ RULES = (
     worker_bounds,
     ray_version,
     cluster_upgrade_strategy,
-    start_params,
     head_without_work,
-    object_store,
-    whole_cpus,
-    ray_container_first,
-    head_ports,
     token_auth,
     gcs_fault_tolerance,
     feature_gate,

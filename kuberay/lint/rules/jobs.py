@@ -1,7 +1,8 @@
-"""Ray jobs: how they are submitted, how long they may take, what is tried again, and what is removed."""
+"""Ray jobs: how they are submitted, what they ask for, how long they may take, and what is tried again."""
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from typing import Any
@@ -14,13 +15,14 @@ from kuberay.lint.model import Rendering, look
 from kuberay.lint.pods import Pod, ray_pods
 from kuberay.lint.quantities import number
 from kuberay.lint.rule import Fault, Faults, rule
+from kuberay.lint.rules.nodes import offered
 
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 SHELL = re.compile(r"[$`;|<>\n]|&|\(|\)")
 EXPANDED = re.compile(r"[$`]")
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
-POLICIES = ("DeleteWorkers", "DeleteCluster", "DeleteSelf", "DeleteNone")
-"""In the order in which their times must come; the last has no place in it."""
+QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""")
+GLOB = re.compile(r"[*?\[{]|(?<![^\s=:])~")
 
 
 @rule("submission-mode", "no submitter is ever made: the job sits there until its deadline")
@@ -70,6 +72,9 @@ def shell_signs(rendering: Rendering) -> Faults:
         if found := SHELL.search(entrypoint):
             fix = "one command without a shell: python -m jobs.pipeline --config /etc/flts/flts.yaml"
             yield Fault(job.owner, f"{job.path}.entrypoint", f"holds {found[0]!r}", fix)
+        if found := GLOB.search(QUOTED.sub("", entrypoint)):
+            what, fix = f"holds {found[0]!r}, which a shell expands", "quote the argument that holds it: 'like this'"
+            yield Fault(job.owner, f"{job.path}.entrypoint", what, fix)
         if found := EXPANDED.search(str(job.get("runtimeEnvYAML", ""))):
             yield Fault(job.owner, f"{job.path}.runtimeEnvYAML", f"holds {found[0]!r}", "write the value out")
 
@@ -88,6 +93,18 @@ def entrypoint(rendering: Rendering) -> Faults:
             yield Fault(job.owner, path, f"{text!r} is none of our jobs", "python -m jobs.pipeline --config …")
         elif wrong := complaint(argv):
             yield Fault(job.owner, path, wrong, "see `flts --help`")
+
+
+@rule("entrypoint-resources", "the driver waits for a node that never comes")
+def entrypoint_resources(rendering: Rendering) -> Faults:
+    """A driver asks for more than any node of its cluster offers."""
+    for job in jobs(rendering):
+        nodes = [pod for pod in ray_pods(rendering) if pod.owner is job.owner]
+        for key, what in (("entrypointNumCpus", "CPU"), ("entrypointNumGpus", "GPU")):
+            asked, most = job.get(key, 0), max((offered(pod, what) for pod in nodes), default=math.inf)
+            if asked > most:
+                fix = "leave it out: the driver runs on the head and needs none"
+                yield Fault(job.owner, f"{job.path}.{key}", f"is {asked:g}, and no node has more than {most:g}", fix)
 
 
 @rule("runtime-env", "the job fails before it starts, or is killed 3 s after it was told to stop")
@@ -111,6 +128,9 @@ def runtime_env(rendering: Rendering) -> Faults:
                 yield Fault(job.owner, path, f"{name} is {value!r}, which is no text", f'quote it: "{value}"')
         if STOP_WAIT not in names:
             yield Fault(job.owner, path, f"lacks {STOP_WAIT}", f'env_vars: {{{STOP_WAIT}: "60"}}')
+        elif isinstance(names[STOP_WAIT], str) and not names[STOP_WAIT].isdecimal():
+            what = f"{STOP_WAIT} is {names[STOP_WAIT]!r}, which is no whole number"
+            yield Fault(job.owner, path, what, 'seconds, such as "60"')
 
 
 def runtime_env_of(job: Job) -> Any:
@@ -126,11 +146,12 @@ def job_deadlines(rendering: Rendering) -> Faults:
     """A deadline is missing or shorter than what it contains."""
     for job in jobs(rendering):
         starting, whole = job.get("preRunningDeadlineSeconds"), job.get("activeDeadlineSeconds")
-        if not starting:
-            yield Fault(job.owner, f"{job.path}.preRunningDeadlineSeconds", "is not set", "set it, in seconds")
-        if not whole:
-            yield Fault(job.owner, f"{job.path}.activeDeadlineSeconds", "is not set", "set it, in seconds")
-        if starting and whole and whole <= starting:
+        for key, seconds in (("preRunningDeadlineSeconds", starting), ("activeDeadlineSeconds", whole)):
+            if not seconds:
+                yield Fault(job.owner, f"{job.path}.{key}", "is not set", "set it, in seconds")
+            elif seconds < 0:
+                yield Fault(job.owner, f"{job.path}.{key}", f"is {seconds}", "more than 0, in seconds")
+        if starting and whole and 0 < whole <= starting:
             fix = f"more than preRunningDeadlineSeconds, which is {starting}"
             yield Fault(job.owner, f"{job.path}.activeDeadlineSeconds", f"is {whole}", fix)
     for pod in ray_pods(rendering):
@@ -155,58 +176,21 @@ def job_waits(rendering: Rendering) -> Faults:
             yield Fault(pod.owner, path, "do not wait for the services", "add one: flts doctor --wait 900")
 
 
-@rule("job-retries", "a dead head ends the job for good, or a hopeless submission is tried again and again")
+@rule(
+    "job-retries",
+    "a dead head ends the job for good, or it is refused, or a hopeless submission is tried again",
+)
 def job_retries(rendering: Rendering) -> Faults:
     """A job is not tried again with a fresh cluster, or its submitter is."""
     for job in jobs(rendering):
-        if not job.get("backoffLimit", 0):
-            yield Fault(job.owner, f"{job.path}.backoffLimit", "is 0", "2: what is done is not done again")
+        limit, path = job.get("backoffLimit", 0), f"{job.path}.backoffLimit"
+        if job.mode == "InteractiveMode" and limit > 0:
+            yield Fault(job.owner, path, "KubeRay refuses it in InteractiveMode", "remove it")
+        elif limit < 0 or (limit == 0 and job.mode != "InteractiveMode"):
+            yield Fault(job.owner, path, f"is {limit}", "2: what is done is not done again")
         if job.mode == "K8sJobMode" and job.get("submitterConfig.backoffLimit", 2) != 0:
             path = f"{job.path}.submitterConfig.backoffLimit"
             yield Fault(job.owner, path, "is not 0", "0, in favour of spec.backoffLimit")
-
-
-@rule("job-cleanup", "KubeRay refuses contradictory ways to remove a cluster; without any it stays and costs")
-def job_cleanup(rendering: Rendering) -> Faults:
-    """What becomes of the cluster after the job is not said, or said twice."""
-    for job in jobs(rendering):
-        rules = job.get("deletionStrategy.deletionRules")
-        shuts_down = bool(job.get("shutdownAfterJobFinishes", False))
-        path = f"{job.path}.deletionStrategy"
-        if job.get("ttlSecondsAfterFinished", 0) > 0 and not shuts_down:
-            fix = "shutdownAfterJobFinishes: true, or deletionRules alone"
-            yield Fault(job.owner, f"{job.path}.ttlSecondsAfterFinished", "needs a shutdown", fix)
-        if rules and shuts_down:
-            yield Fault(job.owner, path, "excludes shutdownAfterJobFinishes", "keep one of them")
-        if job.get("suspend", False) and not shuts_down:
-            fix = "shutdownAfterJobFinishes: true and ttlSecondsAfterFinished, without deletionRules"
-            yield Fault(job.owner, f"{job.path}.suspend", "needs a shutdown", fix)
-        if not rules and not shuts_down and job.cluster is not None:
-            yield Fault(job.owner, path, "is missing: nothing removes the cluster", "add deletionRules")
-        if {"onSuccess", "onFailure"} & set(job.get("deletionStrategy", {})):
-            yield Fault(job.owner, path, "onSuccess and onFailure are deprecated", "deletionRules")
-        yield from _deletion_rules(job, path, rules or [])
-
-
-def _deletion_rules(job: Job, path: str, rules: list[dict[str, Any]]) -> Faults:
-    times: dict[str, dict[str, float]] = {}
-    for index, entry in enumerate(rules):
-        here, policy, when = f"{path}.deletionRules[{index}]", entry.get("policy"), entry.get("condition") or {}
-        if policy not in POLICIES:
-            yield Fault(job.owner, here, f"{policy!r} is no policy", f"one of {', '.join(POLICIES)}")
-        if ("jobStatus" in when) == ("jobDeploymentStatus" in when):
-            yield Fault(job.owner, here, "needs one condition", "jobStatus or jobDeploymentStatus, not both")
-        if policy == "DeleteWorkers" and job.cluster is not None and job.cluster.autoscales:
-            yield Fault(job.owner, here, "DeleteWorkers contradicts the autoscaler", "DeleteCluster")
-        state = str(when.get("jobStatus") or when.get("jobDeploymentStatus"))
-        times.setdefault(state, {})[str(policy)] = float(when.get("ttlSeconds", 0))
-    for state, by_policy in times.items():
-        given = [by_policy[policy] for policy in POLICIES[:3] if policy in by_policy]
-        if given != sorted(given):
-            yield Fault(job.owner, path, f"after {state} they are out of order", "workers <= cluster <= self")
-    if rules and job.cluster is not None:
-        for state in {"SUCCEEDED", "FAILED"} - times.keys():
-            yield Fault(job.owner, path, f"leaves the cluster of a job that has {state.lower()}", f"a rule for {state}")
 
 
 @rule("job-cluster", "KubeRay refuses a job with two clusters, or none")
@@ -240,11 +224,11 @@ RULES = (
     submitter,
     shell_signs,
     entrypoint,
+    entrypoint_resources,
     runtime_env,
     job_deadlines,
     job_waits,
     job_retries,
-    job_cleanup,
     job_cluster,
     kueue,
 )

@@ -111,7 +111,7 @@ def container_name(rendering: Rendering) -> Faults:
 
 @rule("port-name", "the pod cannot be made, or a Service reaches the wrong port")
 def port_name(rendering: Rendering) -> Faults:
-    """A port has no name, a bad one, or one that another port of the pod has."""
+    """A port has no name, a bad one, one that another port of the pod has, or a number that is none."""
     for pod in pods(rendering):
         yield from _port_names(pod)
 
@@ -127,6 +127,10 @@ def _port_names(pod: Pod) -> Faults:
             elif name in seen:
                 yield Fault(pod.owner, path, f"'{name}' is taken", "give each port its own name")
             seen.add(name)
+            number = port.get("containerPort", 0)
+            if not 1 <= number <= 65535:
+                path = f"{container.path}.ports[{index}].containerPort"
+                yield Fault(pod.owner, path, f"{number} is no port", "1 to 65535")
 
 
 @rule("group-name", "no pod of the group can be made: a RayJob then hangs in Initializing")
@@ -136,8 +140,8 @@ def group_name(rendering: Rendering) -> Faults:
         seen = {"headgroup"}
         for group in cluster.workers:
             path = f"{group.path}.groupName"
-            if not DNS_1123.fullmatch(group.name):
-                fix = "use lower-case letters, digits and dashes"
+            if not DNS_1123.fullmatch(group.name) or len(group.name) > 63:
+                fix = "use lower-case letters, digits and dashes, 63 characters at most"
                 yield Fault(cluster.owner, path, f"'{group.name}' is no DNS label", fix)
             elif group.name in seen:
                 yield Fault(cluster.owner, path, f"'{group.name}' is taken", "give each group its own name")

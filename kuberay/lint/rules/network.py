@@ -11,10 +11,21 @@ from kuberay.lint.links import Link, Target, links, targets
 from kuberay.lint.model import Rendering, Resource, Tree, look
 from kuberay.lint.pods import RAY, Pod, pods
 from kuberay.lint.rule import Fault, Faults, rule
-from kuberay.lint.selectors import selected_by_labels, selects
+from kuberay.lint.selectors import policy_types, selected_by_labels, selects
 
 ADDRESS = re.compile(r"\b(?!s3:|gs:|file:)[a-z][a-z0-9+]*://(?:[^@/\s]*@)?([a-z0-9][a-z0-9.-]*)(?::(\d+))?")
 """Scheme, host and port, in variables and command lines."""
+
+HTTPS = re.compile(r"\bhttps://(?:[^@/\s]*@)?([a-z0-9][a-z0-9.-]*)(?::(\d+))?")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d)|\$\(")
+PLAIN = ("http", "s3")
+"""Names of ports without TLS."""
+
+WITH_SCHEME = (
+    "FLTS_STORAGE__ENDPOINT_URL", "FLTS_TRACKING__URI", "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI",
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
+)  # fmt: skip
+PUBLIC = ("LoadBalancer", "NodePort")
 
 OTHERS = ("flts.io/", "acme.cert-manager.io/")
 """Labels with these prefixes are asked of pods that others deploy: clients, and cert-manager's proof of a host."""
@@ -29,7 +40,7 @@ def service_selects(rendering: Rendering) -> Faults:
     """A Service selects no pod, or leads to a port that none of them has."""
     for service in rendering.of("Service"):
         selector = service.get("spec.selector")
-        if selector is None:
+        if selector is None or service.get("spec.type") == "ExternalName":
             continue
         chosen = [pod for pod in pods(rendering) if selected_by_labels(selector, pod)]
         if not chosen:
@@ -56,8 +67,9 @@ def ports_of(pod: Pod) -> set[str | int]:
 
 @rule("address-exists", "the name does not resolve, or nothing listens there")
 def address_exists(rendering: Rendering) -> Faults:
-    """An address in a variable or a command line names a Service or a port that does not exist."""
+    """An address in a variable or a command line has no scheme, or names a Service or port that does not exist."""
     for pod in pods(rendering):
+        yield from _schemes(rendering, pod)
         for path, host, port in addresses(rendering, pod):
             yield from _address(rendering, pod.owner, path, host, port)
     for cluster in clusters(rendering):
@@ -67,9 +79,36 @@ def address_exists(rendering: Rendering) -> Faults:
             yield from _address(rendering, cluster.owner, path, name, int(number) if number.isdigit() else None)
 
 
+def _schemes(rendering: Rendering, pod: Pod) -> Faults:
+    for container in pod.containers:
+        texts = [(f"{container.path}.args", text) for text in container.command]
+        for found in variables(rendering, container):
+            text = found.value or ""
+            texts.append((found.path, text))
+            if found.name in WITH_SCHEME and text and not SCHEME.match(text):
+                yield Fault(pod.owner, found.path, f"{found.name} is {text}, without a scheme", f"http://{text}")
+        for path, text in texts:
+            for host, port in HTTPS.findall(text):
+                if _is_plain(rendering, pod, host, int(port or 443)):
+                    yield Fault(pod.owner, path, f"{host}:{port or 443} speaks no TLS", "http://")
+
+
+def _is_plain(rendering: Rendering, pod: Pod, host: str, port: int) -> bool:
+    """Whether a port of a Service of ours is one of plain HTTP."""
+    found = target(rendering, pod.owner, host)
+    if found is None or port not in found.ports:
+        return False
+    service = rendering.find("Service", found.name)
+    if service is None:
+        return True  # KubeRay's
+    return any(entry.get("port") == port and entry.get("name") in PLAIN for entry in service.get("spec.ports", []))
+
+
 def _address(rendering: Rendering, owner: Resource, path: str, host: str, port: int | None) -> Faults:
     found = target(rendering, owner, host)
     if found is None:
+        return
+    if found.outside:
         return
     if not found.ports:
         yield Fault(owner, path, f"there is no Service {host}", "add it, or correct the name")
@@ -82,19 +121,45 @@ def _address(rendering: Rendering, owner: Resource, path: str, host: str, port: 
 def ingress_backend(rendering: Rendering) -> Faults:
     """An Ingress leads to a Service or port that does not exist."""
     known = targets(rendering)
+    stepwise = {
+        f"{found.name}-serve-svc"
+        for found in rendering.of("RayService")
+        if found.get("spec.upgradeStrategy.type") == "NewClusterWithIncrementalUpgrade"
+    }
     for ingress in rendering.of("Ingress"):
         for entry in ingress.get("spec.rules", []):
             for way in look(entry, "http.paths", []):
                 name, port = look(way, "backend.service.name", ""), look(way, "backend.service.port.number")
-                if name not in known or (port is not None and port not in known[name].ports):
+                if name in stepwise:
+                    fix = "lead clients through the Gateway, or upgradeStrategy.type: NewCluster"
+                    yield Fault(ingress, "spec.rules", f"incremental upgrades make no Service {name}", fix)
+                elif name not in known or (port is not None and port not in known[name].ports):
                     yield Fault(ingress, "spec.rules", f"there is no Service {name}:{port}", "correct its backend")
+
+
+@rule("public-service", "the store, the tracker, the database or the dashboard answers to the whole network")
+def public_service(rendering: Rendering) -> Faults:
+    """A Service other than that of the forecasts is open to the outside."""
+    fix = "ClusterIP; clients come through an Ingress, to the forecasts only"
+    for service in rendering.of("Service"):
+        selector = service.get("spec.selector")
+        chosen = [pod for pod in pods(rendering) if selector and selected_by_labels(selector, pod)]
+        serves = chosen and all(pod.owner.kind == "RayService" and pod.role == "worker" for pod in chosen)
+        if service.get("spec.type") in PUBLIC and not serves:
+            yield Fault(service, "spec.type", f"is {service.get('spec.type')}", fix)
+        if service.get("spec.externalIPs"):
+            yield Fault(service, "spec.externalIPs", "are set", "remove them")
+    for cluster in clusters(rendering):
+        for key in ("serviceType", "headService.spec.type"):
+            if cluster.head.get(key) in PUBLIC:
+                yield Fault(cluster.owner, f"{cluster.head.path}.{key}", f"is {cluster.head.get(key)}", fix)
 
 
 @rule("default-deny", "every pod of the Kubernetes cluster reaches the store, the tracker and the dashboards")
 def default_deny(rendering: Rendering) -> Faults:
     """Nothing denies by default, or names cannot be resolved."""
     everywhere = [found for found in rendering.of("NetworkPolicy") if found.get("spec.podSelector", {}) == {}]
-    denied = {kind for found in everywhere for kind in found.get("spec.policyTypes", [])}
+    denied = {kind for found in everywhere for kind in policy_types(found)}
     namespaces = list(rendering.of("Namespace"))[:1] or list(rendering.resources)[:1]
     for kind in sorted({"Ingress", "Egress"} - denied):
         fix = "components/network-policy: one with an empty podSelector and no rules"
@@ -169,8 +234,7 @@ def _closed(rendering: Rendering, link: Link, end: Pod) -> Iterator[str]:
         policies = [
             policy
             for policy in rendering.of("NetworkPolicy")
-            if side.capitalize() in policy.get("spec.policyTypes", ["Ingress"])
-            and selects(policy.get("spec.podSelector"), here)
+            if side.capitalize() in policy_types(policy) and selects(policy.get("spec.podSelector"), here)
         ]
         if policies and not any(_opens(policy, side, key, there, end, link.port) for policy in policies):
             yield side
@@ -233,6 +297,7 @@ RULES = (
     service_selects,
     address_exists,
     ingress_backend,
+    public_service,
     default_deny,
     policy_selects,
     policy_allows,

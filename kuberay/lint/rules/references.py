@@ -1,4 +1,4 @@
-"""What objects refer to by name exists: Secrets, ConfigMaps, volumes, accounts, files, workloads."""
+"""What objects refer to by name exists: Secrets, ConfigMaps, accounts, files, variables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from kuberay.lint.clusters import clusters
 from kuberay.lint.commands import option
-from kuberay.lint.environment import environ, secrets, variables
+from kuberay.lint.environment import secrets, variables
 from kuberay.lint.model import Rendering, Resource, Tree, look
-from kuberay.lint.mounts import mounted, volume
+from kuberay.lint.mounts import mounted
 from kuberay.lint.pods import containers, pods
 from kuberay.lint.rule import Fault, Faults, rule
 
@@ -98,40 +98,6 @@ def _references(tree: Tree, path: str, whole: str, one: str) -> Iterator[tuple[s
             yield f"{path}.env[{index}]", reference
 
 
-@rule("volume-exists", "the pod cannot be made: a RayJob then hangs in Initializing")
-def volume_exists(rendering: Rendering) -> Faults:
-    """A mount names a volume that the pod has not, or two volumes share a name."""
-    for pod in pods(rendering):
-        names = [str(entry.get("name")) for entry in pod.spec.get("volumes") or []]
-        made = {look(entry, "metadata.name") for entry in pod.owner.get("spec.volumeClaimTemplates", [])}
-        for container in pod.containers:
-            for index, mount in enumerate(container.get("volumeMounts", [])):
-                if mount.get("name") not in names and mount.get("name") not in made:
-                    path = f"{container.path}.volumeMounts[{index}]"
-                    yield Fault(pod.owner, path, f"there is no volume {mount.get('name')}", "add it to volumes")
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield Fault(pod.owner, f"{pod.path}.spec.volumes", f"{name} is there twice", "rename one")
-
-
-@rule("claim-exists", WAITS)
-def claim_exists(rendering: Rendering) -> Faults:
-    """A PersistentVolumeClaim does not exist, or two pods want one that only one node can have."""
-    users: dict[str, set[str]] = {}
-    for pod in pods(rendering):
-        for index, entry in enumerate(pod.spec.get("volumes") or []):
-            name = look(entry, "persistentVolumeClaim.claimName")
-            if name is None:
-                continue
-            path = f"{pod.path}.spec.volumes[{index}]"
-            claim = rendering.find("PersistentVolumeClaim", name)
-            if claim is None:
-                yield Fault(pod.owner, path, f"there is no PersistentVolumeClaim {name}", "add it, or correct the name")
-                continue
-            users.setdefault(name, set()).add(pod.path + str(pod.owner))
-            if len(users[name]) > 1 and "ReadWriteMany" not in claim.get("spec.accessModes", []):
-                yield Fault(pod.owner, path, f"{name} is another pod's too", "a claim each, or ReadWriteMany")
-
-
 @rule("account-exists", "the pod cannot be made, or the binding binds nothing")
 def account_exists(rendering: Rendering) -> Faults:
     """A ServiceAccount or Role that is referred to does not exist."""
@@ -160,8 +126,8 @@ def file_exists(rendering: Rendering) -> Faults:
             if found.name == "FLTS_CONFIG" or found.name.endswith("_FILE")
         }
         for name, path in names.items():
-            absolute = str(path or "").startswith("/etc/")
-            if absolute and mounted(rendering, container, str(path)) is None:
+            ours = str(path or "").startswith("/etc/") and not str(path).startswith("/etc/ssl/")  # that is the image's
+            if ours and mounted(rendering, container, str(path)) is None:
                 yield Fault(container.pod.owner, container.path, f"{name} is {path}, which is not mounted", "mount it")
 
 
@@ -181,29 +147,10 @@ def variable_exists(rendering: Rendering) -> Faults:
                 yield Fault(owner, f"{container.path}.args", f"$({name}) is not set", "add it to env")
 
 
-@rule("mount-writable", "the program cannot write: read-only file system")
-def mount_writable(rendering: Rendering) -> Faults:
-    """A container of ours has no writable home of runs, or no /tmp."""
-    for container in containers(rendering):
-        if container.get("securityContext.readOnlyRootFilesystem") is not True or not container.is_ray:
-            continue
-        writable = {
-            str(mount.get("mountPath"))
-            for mount in container.get("volumeMounts", [])
-            if not mount.get("readOnly") and not {"configMap", "secret"} & set(volume(container, mount["name"]) or ())
-        }
-        for path in ("/tmp", environ(rendering, container).get("FLTS_RUN__HOME", "/tmp")):
-            if not any(path == folder or path.startswith(f"{folder}/") for folder in writable):
-                yield Fault(container.pod.owner, f"{container.path}.volumeMounts", f"{path} is read-only", "mount one")
-
-
 RULES = (
     secret_exists,
     config_map_exists,
-    volume_exists,
-    claim_exists,
     account_exists,
     file_exists,
     variable_exists,
-    mount_writable,
 )

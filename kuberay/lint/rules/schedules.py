@@ -9,6 +9,13 @@ from kuberay.lint.model import Rendering, Resource
 from kuberay.lint.rule import Fault, Faults, rule
 
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_NUMBERS = {
+    name: str(number) for names, first in ((_MONTHS, 1), (_DAYS, 0)) for number, name in enumerate(names, first)
+}
+_NAMES = re.compile(rf"\b({'|'.join(_NUMBERS)})\b", re.IGNORECASE)
 _ITEM = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?")
 
 
@@ -26,7 +33,9 @@ def schedule(rendering: Rendering) -> Faults:
 
 
 def _is_schedule(text: str) -> bool:
-    fields = text.split()
+    if text in MACROS:
+        return True
+    fields = _NAMES.sub(lambda found: _NUMBERS[found[0].upper()], text).replace("?", "*").split()
     if len(fields) != len(_RANGES):
         return False
     for given, (least, most) in zip(fields, _RANGES, strict=True):

@@ -57,6 +57,9 @@ def _pod(pod: Pod) -> Faults:
 
 def _container(container: Container) -> Faults:
     owner, path = container.pod.owner, f"{container.path}.securityContext"
+    for index, port in enumerate(container.get("ports", [])):
+        if port.get("hostPort"):
+            yield Fault(owner, f"{container.path}.ports[{index}].hostPort", "is a port of the node", "remove it")
     own, shared = container.get("securityContext", {}), container.pod.spec.get("securityContext") or {}
     wanted = {"allowPrivilegeEscalation": False, "capabilities.drop": ["ALL"]}
     for key, value in wanted.items():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from flts_ray.config_serving import ServeSettings
 from flts_ray.errors import ConfigError
 from kuberay.lint.clusters import Cluster
 from kuberay.lint.environment import environ
-from kuberay.lint.model import Rendering, Resource, Tree
+from kuberay.lint.model import Rendering, Resource, Tree, look
 from kuberay.lint.mounts import settings
 from kuberay.lint.pods import Container, ray_pods
 from kuberay.lint.quantities import number
@@ -24,6 +24,15 @@ from kuberay.lint.rule import Fault, Faults, rule
 CONFIG = "spec.serveConfigV2"
 UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 APP = "serve.app:app"
+PROBE = {"periodSeconds": 10, "failureThreshold": 3}
+"""What Kubernetes takes if they are not said."""
+
+REPLACES = ("pip", "uv", "conda", "working_dir", "py_modules", "container", "image_uri")
+OPTIONS = ("gatewayClassName", "stepSizePercent", "intervalSeconds")
+TIMEOUT = "ray.io/initializing-timeout"
+DURATION = re.compile(r"\+?(?=.*[1-9])(?:\d+|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+"""As Go writes durations, or whole seconds."""
+
 DELETION_DELAY_S = 60
 """``rayClusterDeletionDelaySeconds`` unless it is set."""
 
@@ -53,6 +62,14 @@ def applications(resource: Resource) -> list[Tree]:
         return []
     found = config.get("applications", []) if isinstance(config, dict) else []
     return [entry for entry in found if isinstance(entry, dict)]
+
+
+def runtime_envs(resource: Resource) -> list[Tree]:
+    """The runtime environments of a RayService: those of its applications and of their deployments."""
+    parts = list(applications(resource))
+    for application in applications(resource):
+        parts += [part.get("ray_actor_options") or {} for part in application.get("deployments") or []]
+    return [part["runtime_env"] for part in parts if isinstance(part.get("runtime_env"), dict)]
 
 
 def services(rendering: Rendering) -> Iterator[Service]:
@@ -99,6 +116,8 @@ def serve_config(rendering: Rendering) -> Faults:
             yield Fault(resource, CONFIG, "has not exactly one application", "see serve/config.yaml")
         for application in applications(resource):
             yield from _application(rendering, resource, application)
+        for key in (key for content in runtime_envs(resource) for key in content if key in REPLACES):
+            yield Fault(resource, CONFIG, f"runtime_env: {key} replaces what the image holds", "build an image instead")
 
 
 def _application(rendering: Rendering, resource: Resource, application: Tree) -> Faults:
@@ -109,6 +128,9 @@ def _application(rendering: Rendering, resource: Resource, application: Tree) ->
     if application.get("import_path") != APP:
         yield Fault(resource, CONFIG, f"import_path is {application.get('import_path')!r}", APP)
         return
+    if application.get("route_prefix", "/") != "/":
+        fix = "/: the readiness probe asks /readyz"
+        yield Fault(resource, CONFIG, f"route_prefix is {application['route_prefix']!r}", fix)
     for pod in ray_pods(rendering):
         if pod.owner is resource and pod.main is not None:
             try:
@@ -132,6 +154,10 @@ def serve_address(rendering: Rendering) -> Faults:
     for service in services(rendering):
         if service.settings.profile == "local":
             yield Fault(service.owner, CONFIG, "serve.profile is local", "cluster, or throughput")
+        host = look(yaml.safe_load(service.owner.get(CONFIG)), "http_options.host")
+        if host != "0.0.0.0":
+            what = "http_options says no host, which is loopback" if host is None else f"http_options.host is {host}"
+            yield Fault(service.owner, CONFIG, what, "http_options: {host: 0.0.0.0}, for the replicas too")
         for worker in service.workers:
             ports = {port.get("name"): port.get("containerPort") for port in worker.get("ports", [])}
             if ports.get("serve") != service.settings.port:
@@ -200,10 +226,25 @@ def serve_drain(rendering: Rendering) -> Faults:
             if grace_s <= drain_s + _pre_stop_s(worker):
                 fix = f"more than the {drain_s + _pre_stop_s(worker):g} s of serve.drain_s + shutdown_s + preStop"
                 yield Fault(service.owner, path, f"is {grace_s}", fix)
+            if service.settings.own_port:
+                yield from _pre_stop(service, worker)
         delay_s = service.owner.get("spec.rayClusterDeletionDelaySeconds", DELETION_DELAY_S)
         if delay_s <= max(service.settings.deadline_s, drain_s):
             fix = f"more than the longest request, {service.settings.deadline_s:g} s, and its drain, {drain_s:g} s"
             yield Fault(service.owner, "spec.rayClusterDeletionDelaySeconds", f"is {delay_s}", fix)
+
+
+def _pre_stop(service: Service, worker: Container) -> Faults:
+    """A replica that clients reach by its pod's address: the pod waits until nobody sends it anything any more."""
+    period_s, failures = (worker.get(f"readinessProbe.{key}", default) for key, default in PROBE.items())
+    waits_s, unready_s, deadline_s = _pre_stop_s(worker), period_s * failures, service.settings.deadline_s
+    if waits_s < max(unready_s, deadline_s):
+        what = f"sleeps {waits_s:g} s" if waits_s else "does not sleep"
+        fix = (
+            f"exec: sleep, as long as the readiness probe needs to fail, {unready_s:g} s, "
+            f"and as the longest request, {deadline_s:g} s"
+        )
+        yield Fault(service.owner, f"{worker.path}.lifecycle.preStop", what, fix)
 
 
 def _pre_stop_s(container: Container) -> float:
@@ -214,23 +255,38 @@ def _pre_stop_s(container: Container) -> float:
     return number(seconds) or 0.0
 
 
-@rule("service-upgrade", "KubeRay refuses the upgrade, or waits for a Gateway that is not there")
+@rule("service-upgrade", "KubeRay refuses the service or its upgrade, or waits for a Gateway that is not there")
 def service_upgrade(rendering: Rendering) -> Faults:
-    """The way of upgrading does not exist, or lacks what it needs."""
+    """The way of upgrading does not exist, lacks what it needs, or has numbers that KubeRay refuses."""
     for resource in rendering.of("RayService"):
         path, kind = "spec.upgradeStrategy.type", resource.get("spec.upgradeStrategy.type", "NewCluster")
         if kind not in UPGRADES:
             yield Fault(resource, path, f"'{kind}' is no type", f"one of {', '.join(UPGRADES)}")
         if kind == "NewClusterWithIncrementalUpgrade":
-            options: dict[str, Any] = resource.get("spec.upgradeStrategy.clusterUpgradeOptions", {})
-            lacking = {"gatewayClassName", "stepSizePercent", "intervalSeconds"} - options.keys()
-            if lacking:
-                yield Fault(resource, "spec.upgradeStrategy", f"lacks {', '.join(sorted(lacking))}", "add it")
+            yield from _steps(resource)
             if not resource.get("spec.rayClusterConfig.enableInTreeAutoscaling"):
                 yield Fault(resource, path, "needs the autoscaler", "enableInTreeAutoscaling: true")
         for key in ("serviceUnhealthySecondThreshold", "deploymentUnhealthySecondThreshold"):
             if resource.get(f"spec.{key}") is not None:
                 yield Fault(resource, f"spec.{key}", "has no effect any more", "remove it")
+        timeout = resource.get("metadata.annotations", {}).get(TIMEOUT)
+        if timeout is not None and not DURATION.fullmatch(str(timeout)):
+            yield Fault(resource, f"metadata.annotations.{TIMEOUT}", f"'{timeout}' is no time", "such as 30m, or 1800")
+
+
+def _steps(resource: Resource) -> Faults:
+    path = "spec.upgradeStrategy.clusterUpgradeOptions"
+    options: Tree = resource.get(path, {})
+    lacking = [key for key in OPTIONS if options.get(key) in (None, "")]
+    if lacking:
+        yield Fault(resource, path, f"lacks {', '.join(lacking)}", "add it")
+        return
+    step, most = options["stepSizePercent"], options.get("maxSurgePercent", 100)
+    if not 0 < step <= most <= 100:
+        what = f"0 < stepSizePercent ({step}) <= maxSurgePercent ({most}) <= 100 does not hold"
+        yield Fault(resource, path, what, "such as 25 and 100")
+    if options["intervalSeconds"] <= 0:
+        yield Fault(resource, f"{path}.intervalSeconds", f"is {options['intervalSeconds']}", "more than 0")
 
 
 RULES = (

@@ -14,9 +14,21 @@ from kuberay.lint.environment import environ, variables
 from kuberay.lint.known_names import is_known
 from kuberay.lint.model import Rendering, look
 from kuberay.lint.mounts import settings, volume
-from kuberay.lint.pods import Container, containers, pods
+from kuberay.lint.pods import Container, containers, pods, ray_pods
 from kuberay.lint.rule import Fault, Faults, rule
 from kuberay.lint.rules.jobs import runtime_env_of
+from kuberay.lint.rules.services import CONFIG, runtime_envs
+
+SAMPLING = ("SAMPLE_", "FLTS_SAMPLING__")
+PREPROCESSING = ("preprocess", "pipeline", "run", "train", "tune", "backtest")
+"""Unless they are given a dataset."""
+
+KUBERAY_SETS = frozenset(
+    {
+        *("RAY_ADDRESS", "RAY_IP", "FQ_RAY_IP", "RAY_PORT", "RAY_CLUSTER_NAME", "RAY_CLOUD_INSTANCE_ID"),
+        *("RAY_NODE_TYPE_NAME", "KUBERAY_GEN_RAY_START_CMD"),
+    }
+)
 
 
 @rule("variable-known", "nobody reads it: what it was to set stays as it is")
@@ -33,6 +45,11 @@ def variable_known(rendering: Rendering) -> Faults:
         for name in look(runtime_env_of(job), "env_vars", {}):
             if not is_known(str(name), ""):
                 yield Fault(job.owner, f"{job.path}.runtimeEnvYAML", f"nobody reads {name}", fix)
+    for resource in rendering.of("RayService"):
+        for content in runtime_envs(resource):
+            for name in look(content, "env_vars", {}):
+                if not is_known(str(name), ""):
+                    yield Fault(resource, CONFIG, f"nobody reads {name}", fix)
 
 
 def _own_texts(rendering: Rendering, container: Container) -> Iterator[str]:
@@ -75,12 +92,42 @@ def settings_valid(rendering: Rendering) -> Faults:
 
 @rule("sampling", "sampling has one owner, the preprocess step, by the configuration file: another refuses to train")
 def sampling(rendering: Rendering) -> Faults:
-    """A container is told to sample by its environment."""
+    """A container or a job is told to sample by its environment, or by arguments although it does not preprocess."""
+    fix = "set sampling.* in the configuration file"
     for container in containers(rendering):
+        owner = container.pod.owner
         for found in variables(rendering, container):
-            if found.name.startswith(("SAMPLE_", "FLTS_SAMPLING__")):
-                fix = "set sampling.* in the configuration file"
-                yield Fault(container.pod.owner, found.path, f"{found.name} is set", fix)
+            if found.name.startswith(SAMPLING):
+                yield Fault(owner, found.path, f"{found.name} is set", fix)
+        if text := _sampling_in(container.command):
+            yield Fault(owner, f"{container.path}.args", f"{text} is no preprocessing job's", fix)
+    for job in jobs(rendering):
+        for name in look(runtime_env_of(job), "env_vars", {}):
+            if str(name).startswith(SAMPLING):
+                yield Fault(job.owner, f"{job.path}.runtimeEnvYAML", f"{name} is set", fix)
+        if text := _sampling_in(str(job.get("entrypoint", "")).split()):
+            yield Fault(job.owner, f"{job.path}.entrypoint", f"{text} is no preprocessing job's", fix)
+    for resource in rendering.of("RayService"):
+        for name in (name for content in runtime_envs(resource) for name in look(content, "env_vars", {})):
+            if str(name).startswith(SAMPLING):
+                yield Fault(resource, CONFIG, f"{name} is set", fix)
+
+
+def _sampling_in(argv: list[str]) -> str | None:
+    preprocesses = any(word.rpartition(".")[2] in PREPROCESSING for word in argv)
+    if preprocesses and option(argv, "--dataset") is None:
+        return None
+    return next((word for word in argv if re.search(r"(?:^|=)sampling\.|\bSAMPLE_|\bFLTS_SAMPLING__", word)), None)
+
+
+@rule("kuberay-variable", "KubeRay sets it, unless it is there: the node looks for another cluster than its own")
+def kuberay_variable(rendering: Rendering) -> Faults:
+    """A Ray container sets a variable that KubeRay sets."""
+    for pod in ray_pods(rendering):
+        stored = pod.cluster is not None and pod.cluster.get("gcsFaultToleranceOptions") is not None
+        for found in variables(rendering, pod.main) if pod.main else ():
+            if found.name in KUBERAY_SETS or (found.name == "REDIS_USERNAME" and stored):
+                yield Fault(pod.owner, found.path, f"{found.name} is KubeRay's to set", "remove it")
 
 
 @rule("service-links", "Kubernetes adds FLTS_…_SERVICE_HOST and MLFLOW_PORT=tcp://…, which are read as settings")
@@ -91,4 +138,4 @@ def service_links(rendering: Rendering) -> Faults:
             yield Fault(pod.owner, f"{pod.path}.spec.enableServiceLinks", "is not false", "false")
 
 
-RULES = (variable_known, settings_valid, sampling, service_links)
+RULES = (variable_known, settings_valid, sampling, kuberay_variable, service_links)

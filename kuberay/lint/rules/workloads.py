@@ -1,16 +1,24 @@
-"""Every workload: resources, probes, Jobs, disruption budgets."""
+"""Every workload: resources, variables, Jobs, disruption budgets."""
 
 from __future__ import annotations
 
+import re
+
 from kuberay.lint.commands import complaint
-from kuberay.lint.model import Rendering, look
+from kuberay.lint.model import Rendering, Tree, look
 from kuberay.lint.pods import Container, containers, pods
 from kuberay.lint.quantities import number
 from kuberay.lint.rule import Fault, Faults, rule
+from kuberay.lint.rules.probes import LONG_RUNNING, PROBES
 from kuberay.lint.selectors import selects
 
-LONG_RUNNING = ("deployment", "statefulset", "daemonset")
-PROBES = ("livenessProbe", "readinessProbe")
+FIELD_PATH = re.compile(
+    r"metadata\.(?:name|namespace|uid|(?:labels|annotations)\['[^']+'\])"
+    r"|spec\.(?:nodeName|serviceAccountName)|status\.(?:hostIPs?|podIPs?)"
+)
+"""What the kubelet can put into a variable."""
+
+SOURCES = frozenset({"configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef", "fileKeyRef"})
 
 
 @rule("limits", "Ray takes the node's memory and CPUs for its own; what asks for less than it uses is evicted first")
@@ -32,44 +40,28 @@ def limits(rendering: Rendering) -> Faults:
 
 @rule("requests-within-limits", "the pod cannot be made: a RayJob then hangs in Initializing")
 def requests_within_limits(rendering: Rendering) -> Faults:
-    """A container requests more than its limit, or has a quantity that is none."""
+    """A container requests more than its limit, has a quantity that is none, or a part of a device."""
     for container in containers(rendering):
         requests, most_of = container.get("resources.requests", {}), container.get("resources.limits", {})
         for side, quantities in (("requests", requests), ("limits", most_of)):
             for resource, quantity in quantities.items():
-                if number(quantity) is None:
-                    path = f"{container.path}.resources.{side}.{resource}"
+                path, amount = f"{container.path}.resources.{side}.{resource}", number(quantity)
+                if amount is None:
                     yield Fault(container.pod.owner, path, f"{quantity!r} is no quantity", "such as 500m, 2 or 1Gi")
-        for resource in requests.keys() & most_of.keys():
-            least, most = number(requests[resource]), number(most_of[resource])
+                elif "/" in resource and amount % 1:
+                    yield Fault(container.pod.owner, path, f"{quantity} is not whole", "devices are not shared: 1")
+        for resource, quantity in requests.items():
+            path, least = f"{container.path}.resources.requests.{resource}", number(quantity)
+            if resource not in most_of:
+                if "/" in resource:
+                    yield Fault(container.pod.owner, path, "has no limit", f"limits: {{{resource}: {quantity}}}")
+                continue
+            most = number(most_of[resource])
             if least is not None and most is not None and least > most:
-                path = f"{container.path}.resources.requests.{resource}"
-                yield Fault(container.pod.owner, path, f"{requests[resource]} > {most_of[resource]}", "lower it")
-
-
-@rule("probes", "what hangs is not restarted, what is not ready is sent requests")
-def probes(rendering: Rendering) -> Faults:
-    """A service has no probe, or a probe names a port that the container has not."""
-    for container in containers(rendering):
-        for kind in PROBES:
-            path = f"{container.path}.{kind}"
-            if container.pod.role in LONG_RUNNING and container.role == "main" and not container.get(kind):
-                yield Fault(container.pod.owner, path, "is missing", "add one that asks what the service is for")
-            port = container.get(f"{kind}.httpGet.port", container.get(f"{kind}.tcpSocket.port"))
-            listed = {entry.get("name") for entry in container.get("ports", [])}
-            if isinstance(port, str) and port not in listed:
-                yield Fault(container.pod.owner, path, f"there is no port {port}", "one of the container's ports")
-
-
-@rule("training-heartbeat", "training that hangs occupies the cluster until its deadline")
-def training_heartbeat(rendering: Rendering) -> Faults:
-    """The liveness of a job's head does not ask the run."""
-    for pod in pods(rendering):
-        if pod.role == "head" and pod.owner.kind in ("RayJob", "RayCronJob") and pod.main is not None:
-            command = pod.main.get("livenessProbe.exec.command", [])
-            if command[:2] != ["flts", "health"] or "--stalled" not in command:
-                path = f"{pod.main.path}.livenessProbe"
-                yield Fault(pod.owner, path, "does not ask the run", "exec: flts health --stalled")
+                yield Fault(container.pod.owner, path, f"{quantity} > {most_of[resource]}", "lower it")
+            elif "/" in resource and least != most:
+                fix = f"requests and limits alike: {most_of[resource]}"
+                yield Fault(container.pod.owner, path, f"{quantity} is not the limit", fix)
 
 
 @rule("our-commands", "the container ends with exit code 2 as soon as it starts")
@@ -77,7 +69,7 @@ def our_commands(rendering: Rendering) -> Faults:
     """A container or a probe runs a command of ours that does not exist or does not take its arguments."""
     for container in containers(rendering):
         yield from _command(container, "args", container.command)
-        for kind in (*PROBES, "startupProbe"):
+        for kind in PROBES:
             yield from _command(container, kind, container.get(f"{kind}.exec.command", []))
 
 
@@ -131,9 +123,13 @@ def disruption_budget(rendering: Rendering) -> Faults:
 
 @rule("environment-entry", "the pod cannot be made: a RayJob then hangs in Initializing")
 def environment_entry(rendering: Rendering) -> Faults:
-    """A variable has two values, a value that is no text, or is given twice."""
+    """A variable has two values, a value that is no text, a source that is none, or is given twice."""
     for container in containers(rendering):
         seen: set[str] = set()
+        for index, source in enumerate(container.get("envFrom", [])):
+            if len({"configMapRef", "secretRef"} & source.keys()) != 1:
+                path, fix = f"{container.path}.envFrom[{index}]", "exactly one of configMapRef and secretRef"
+                yield Fault(container.pod.owner, path, f"has {_listed(source, 'prefix')}", fix)
         for index, entry in enumerate(container.get("env", [])):
             path, name = f"{container.path}.env[{index}]", str(entry.get("name"))
             if "value" in entry and "valueFrom" in entry:
@@ -143,13 +139,27 @@ def environment_entry(rendering: Rendering) -> Faults:
             if name in seen:
                 yield Fault(container.pod.owner, path, f"{name} is given twice", "remove one of them")
             seen.add(name)
+            if "valueFrom" in entry:
+                yield from _source(container, path, name, entry["valueFrom"] or {})
+
+
+def _source(container: Container, path: str, name: str, tree: Tree) -> Faults:
+    if len(SOURCES & tree.keys()) != 1 or tree.keys() - SOURCES:
+        fix = f"exactly one of {', '.join(sorted(SOURCES))}"
+        yield Fault(container.pod.owner, path, f"{name} comes from {_listed(tree)}", fix)
+    field = look(tree, "fieldRef.fieldPath")
+    if "fieldRef" in tree and not FIELD_PATH.fullmatch(str(field)):
+        fix = "such as metadata.name, metadata.labels['key'] or status.podIP"
+        yield Fault(container.pod.owner, path, f"{name} comes from {field}, which the kubelet does not know", fix)
+
+
+def _listed(tree: Tree, *without: str) -> str:
+    return " and ".join(sorted(tree.keys() - set(without))) or "no source"
 
 
 RULES = (
     limits,
     requests_within_limits,
-    probes,
-    training_heartbeat,
     our_commands,
     job_again,
     workload_selector,

@@ -6,6 +6,8 @@ A file of ``broken/`` is named after its rule and holds one document for each fa
 - ``object``: kind and name; ``set``: path → value; ``remove``: paths;
 - ``add``: one more object; ``text``: more YAML, for what is no tree any more;
 - ``also``: other rules that see the same fault.
+
+``fine.yaml`` has the same for changes that are no faults: ``fine`` says which.
 """
 
 from __future__ import annotations
@@ -59,6 +61,12 @@ def broken() -> list[Broken]:
         for path in sorted((HERE / "broken").glob("*.yaml"))
         for fault in yaml.safe_load_all(path.read_text(encoding="utf-8"))
     ]
+
+
+def fine() -> list[Broken]:
+    """Changes that are no faults."""
+    documents = yaml.safe_load_all((HERE / "fine.yaml").read_text(encoding="utf-8"))
+    return [Broken("", {"fault": change["fine"], **change}) for change in documents]
 
 
 def apply(case: Broken, tree: dict[str, Any]) -> Rendering:

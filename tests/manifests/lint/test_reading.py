@@ -31,6 +31,9 @@ def test_a_merged_key_may_be_set_again() -> None:
         ("a: [", "not valid YAML"),
         ("just text", "document 1 is no Kubernetes object"),
         ("kind: A\n---\nmetadata: {}\n", "document 2 is no Kubernetes object"),
+        ("kind: List\n", "document 1 is no Kubernetes object"),
+        ("kind: List\nitems: [text]\n", "document 1 is no Kubernetes object"),
+        ("kind: A\nspec: &x {a: *x}\n", "document 1 has an anchor that holds itself"),
     ],
 )
 def test_what_is_no_manifest_is_refused_with_its_source(text: str, says: str) -> None:

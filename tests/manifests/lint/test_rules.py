@@ -12,7 +12,7 @@ import pytest
 from kuberay.lint.reading import read
 from kuberay.lint.rule import Finding
 from kuberay.lint.rules import RULES
-from tests.manifests.lint.fixtures import GATES, Broken, apply, broken, good
+from tests.manifests.lint.fixtures import GATES, Broken, apply, broken, fine, good
 
 pytestmark = pytest.mark.manifests
 
@@ -33,6 +33,11 @@ def test_all_rules_are_silent_about_the_good_fixture(tree: dict[str, Any]) -> No
 @pytest.mark.parametrize("case", broken(), ids=str)
 def test_a_fault_is_found_by_its_rule_and_by_no_other(case: Broken, tree: dict[str, Any]) -> None:
     assert {finding.rule for finding in findings(apply(case, tree))} == case.caught_by
+
+
+@pytest.mark.parametrize("case", fine(), ids=str)
+def test_what_a_person_may_want_is_no_fault(case: Broken, tree: dict[str, Any]) -> None:
+    assert [str(finding) for finding in findings(apply(case, tree))] == []
 
 
 def test_every_rule_has_a_broken_fixture_and_every_fixture_a_rule() -> None:
