@@ -53,7 +53,7 @@ class Finding:
 
     def __str__(self) -> str:
         place = f"{self.object} {self.path}".rstrip()
-        return f"{place}: {self.what}: {self.fix} [{self.rule}: {self.why}]"
+        return f"{place}: {self.what}; do: {self.fix} [{self.rule}: {self.why}]"
 
 
 @dataclass(frozen=True, slots=True)
