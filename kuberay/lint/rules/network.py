@@ -212,9 +212,10 @@ def policy_allows(rendering: Rendering) -> Faults:
     """A pod may not reach an address that its own variables or command name, or Ray needs."""
     for link in _all_links(rendering):
         for target_ in link.pods:
-            for side in _closed(rendering, link, target_):
-                fix = f"open {side} in components/network-policy"
-                yield Fault(link.source.owner, link.path, f"{link.text} is closed by {side} of {target_.owner}", fix)
+            for side, policies in _closed(rendering, link, target_):
+                closed = link.source if side == "egress" else target_
+                fix = f"open {side} of {closed.owner} beside {', '.join(policies)}"
+                yield Fault(link.source.owner, link.path, f"{link.text} is closed by {side} of {closed.owner}", fix)
 
 
 def _all_links(rendering: Rendering) -> Iterator[Link]:
@@ -229,7 +230,8 @@ def _all_links(rendering: Rendering) -> Iterator[Link]:
                 yield Link(pod, path, f"{host}:{port}", found.pods, number)
 
 
-def _closed(rendering: Rendering, link: Link, end: Pod) -> Iterator[str]:
+def _closed(rendering: Rendering, link: Link, end: Pod) -> Iterator[tuple[str, list[str]]]:
+    """Sides on which policies select a pod and none opens the connection, with the names of those policies."""
     for side, key, here, there in (("egress", "to", link.source, end), ("ingress", "from", end, link.source)):
         policies = [
             policy
@@ -237,7 +239,7 @@ def _closed(rendering: Rendering, link: Link, end: Pod) -> Iterator[str]:
             if side.capitalize() in policy_types(policy) and selects(policy.get("spec.podSelector"), here)
         ]
         if policies and not any(_opens(policy, side, key, there, end, link.port) for policy in policies):
-            yield side
+            yield side, [policy.name for policy in policies]
 
 
 def _opens(policy: Resource, side: str, key: str, peer: Pod, end: Pod, port: int | str) -> bool:
