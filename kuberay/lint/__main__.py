@@ -21,6 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kuberay.lint", description=__doc__)
     parser.add_argument("sources", nargs="*", type=Path, help="Kustomize folders, or files of rendered manifests.")
     parser.add_argument("--gate", action="append", default=[], help="A feature gate of the operator that is on.")
+    parser.add_argument(
+        "--exists",
+        action="append",
+        default=[],
+        metavar="KIND/NAME",
+        help="What stands in the namespace already, such as Secret/regcred: a Secret, ConfigMap, claim or account.",
+    )
     parser.add_argument("--json", action="store_true", help="One JSON document on stdout, nothing else there.")
     parser.add_argument("--rules", action="store_true", help="List the rules, and check nothing.")
     given = parser.parse_args(arguments)
@@ -33,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     findings: dict[str, list[Finding]] = {}
     try:
         for source in given.sources:
-            findings[str(source)] = lint(source, frozenset(given.gate))
+            findings[str(source)] = lint(source, frozenset(given.gate), frozenset(given.exists))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(findings.values()) else 0
 
 
-def lint(source: Path, gates: frozenset[str] = frozenset()) -> list[Finding]:
+def lint(source: Path, gates: frozenset[str] = frozenset(), existing: frozenset[str] = frozenset()) -> list[Finding]:
     """What is wrong with the objects of a kustomize folder or a file.
 
     Raises:
@@ -59,7 +66,7 @@ def lint(source: Path, gates: frozenset[str] = frozenset()) -> list[Finding]:
             text = source.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{source} cannot be read: {error}: name a folder or a file of manifests") from error
-    rendering = read(text, source=str(source), gates=gates)
+    rendering = read(text, source=str(source), gates=gates, existing=existing)
     return [finding for each in RULES for finding in each.findings(rendering)]
 
 

@@ -37,6 +37,8 @@ def variables(rendering: Rendering, container: Container) -> Iterator[Variable]:
         path, prefix = f"{container.path}.envFrom[{index}]", source.get("prefix", "")
         if "configMapRef" in source:
             for key, text in rendering.config_maps.get(source["configMapRef"].get("name"), {}).items():
+                if key == "*":
+                    continue
                 yield Variable(prefix + key, path, str(text), direct=False)
         elif "secretRef" in source:
             for key in secrets(rendering).get(source["secretRef"].get("name"), {}).keys() - {"*"}:
@@ -56,14 +58,15 @@ def environ(rendering: Rendering, container: Container) -> dict[str, str]:
 def secrets(rendering: Rendering) -> dict[str, Tree]:
     """Secrets that will exist and their keys: those that the plan makes, KubeRay makes, or that are here.
 
-    A Secret that cert-manager or an operator of secrets will make has the key ``*``: nobody knows which.
+    A Secret that exists already, or that cert-manager or an operator of secrets will make, has the key ``*``: nobody
+    knows which.
     """
     known: dict[str, Tree] = rendering.once("secrets", lambda: _secrets(rendering))
     return known
 
 
 def _secrets(rendering: Rendering) -> dict[str, Tree]:
-    found: dict[str, Tree] = {}
+    found: dict[str, Tree] = {name: {"*": ""} for name in rendering.existing_of("Secret")}
     plan = next((texts for name, texts in rendering.config_maps.items() if PLAN in name), {})
     try:
         planned = yaml.safe_load(str(plan.get("plan.yaml", ""))) or {}

@@ -77,11 +77,13 @@ class Rendering:
         resources: The objects.
         duplicate_keys: ``(object, key and line)`` of keys that are given twice.
         gates: Feature gates of the operator that are on although they are off by default.
+        existing: ``Kind/name`` of what stands in the namespace already, put there by somebody else.
     """
 
     resources: tuple[Resource, ...]
     duplicate_keys: tuple[tuple[Resource, str], ...] = ()
     gates: frozenset[str] = frozenset()
+    existing: frozenset[str] = frozenset()
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, *kinds: str) -> Iterator[Resource]:
@@ -89,8 +91,15 @@ class Rendering:
         return (resource for resource in self.resources if resource.kind in kinds)
 
     def find(self, kind: str, name: str) -> Resource | None:
-        """The object of that kind and name."""
-        return next((found for found in self.of(kind) if found.name == name), None)
+        """The object of that kind and name; one that exists already is known by its name only."""
+        for found in self.of(kind):
+            if found.name == name:
+                return found
+        return Resource({"kind": kind, "metadata": {"name": name}}) if f"{kind}/{name}" in self.existing else None
+
+    def existing_of(self, kind: str) -> list[str]:
+        """Names of what exists already of a kind."""
+        return [each.partition("/")[2] for each in self.existing if each.startswith(f"{kind}/")]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What is made of all objects, and asked for by many rules: made the first time only."""
@@ -100,5 +109,8 @@ class Rendering:
 
     @functools.cached_property
     def config_maps(self) -> dict[str, Tree]:
-        """Keys and texts of each ConfigMap, by name."""
-        return {found.name: {**found.get("data", {}), **found.get("binaryData", {})} for found in self.of("ConfigMap")}
+        """Keys and texts of each ConfigMap, by name; one that exists already has the key ``*``: nobody knows which."""
+        known: dict[str, Tree] = {name: {"*": ""} for name in self.existing_of("ConfigMap")}
+        for found in self.of("ConfigMap"):
+            known[found.name] = {**found.get("data", {}), **found.get("binaryData", {})}
+        return known

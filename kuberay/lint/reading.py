@@ -12,13 +12,20 @@ from kuberay.lint.model import Rendering, Resource
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
-def read(text: str, *, source: str = "the manifests", gates: frozenset[str] = frozenset()) -> Rendering:
+def read(
+    text: str,
+    *,
+    source: str = "the manifests",
+    gates: frozenset[str] = frozenset(),
+    existing: frozenset[str] = frozenset(),
+) -> Rendering:
     """The objects of a YAML text; lists of objects are opened.
 
     Args:
         text: Documents.
         source: What the text is, for messages.
         gates: Feature gates of the operator that are on.
+        existing: ``Kind/name`` of what stands in the namespace already.
 
     Raises:
         ConfigError: If it is no YAML, a document is no object, or there is none.
@@ -43,7 +50,7 @@ def read(text: str, *, source: str = "the manifests", gates: frozenset[str] = fr
             raise ConfigError(f"{source}: document {number} has an anchor that holds itself: write it out") from error
     if not resources:
         raise ConfigError(f"{source}: no objects: name a kustomize folder or a file of rendered manifests")
-    return Rendering(tuple(resources), tuple(duplicates), gates)
+    return Rendering(tuple(resources), tuple(duplicates), gates, existing)
 
 
 def _is_object(item: object) -> bool:

@@ -68,7 +68,7 @@ def config_map_exists(rendering: Rendering) -> Faults:
         if name not in rendering.config_maps:
             fix = "correct the name; inside Ray objects nameref.yaml tells kustomize of hashed names"
             yield Fault(resource, path, f"there is no ConfigMap {name}", fix)
-        elif key and key not in rendering.config_maps[name]:
+        elif key and not {key, "*"} & rendering.config_maps[name].keys():
             fix = f"keys: {', '.join(rendering.config_maps[name])}"
             yield Fault(resource, path, f"ConfigMap {name} has no key {key}", fix)
 

@@ -101,7 +101,7 @@ def _in_text(text: str) -> Iterator[str]:
 @rule("make-secrets", "the Job gives up: every pod waits for Secrets that nobody makes")
 def make_secrets(rendering: Rendering) -> Faults:
     """What makes the Secrets has no token, or may not make and read all of its plan."""
-    plan = next((texts for name, texts in rendering.config_maps.items() if name.startswith(PLAN)), {})
+    plan = next((texts for name, texts in rendering.config_maps.items() if PLAN in name), {})
     names = set(yaml.safe_load(str(plan.get("plan.yaml", ""))) or {})
     for container in containers(rendering):
         pod = container.pod

@@ -10,7 +10,7 @@ import pytest
 from kuberay.lint.__main__ import main
 from kuberay.lint.reading import read
 from kuberay.lint.rules import RULES
-from tests.manifests.lint.fixtures import HERE
+from tests.manifests.lint.fixtures import HERE, good
 from tests.manifests.renderings import combinations, text_of
 
 pytestmark = pytest.mark.manifests
@@ -42,6 +42,22 @@ def test_json_is_one_document(bad: str, capsys: pytest.CaptureFixture[str]) -> N
     document = json.loads(capsys.readouterr().out)
     assert document[GOOD] == []
     assert {found["rule"] for found in document[bad]} == {"submission-mode"}
+
+
+def test_what_exists_already_has_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = good()
+    (standing,) = (item for item in tree["items"] if item["kind"] == "RayCluster")
+    template = standing["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+    template["imagePullSecrets"] = [{"name": "regcred"}]
+    template["containers"][0]["env"] = [
+        {"name": "no_proxy", "valueFrom": {"configMapKeyRef": {"name": "proxy", "key": "without"}}}
+    ]
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    arguments = [str(path), "--gate", "RayCronJob"]
+    assert main(arguments) == 1
+    assert "regcred" in capsys.readouterr().out
+    assert main([*arguments, "--exists", "Secret/regcred", "--exists", "ConfigMap/proxy"]) == 0
 
 
 def test_what_cannot_be_read_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
