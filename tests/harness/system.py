@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.harness.cluster import PLAIN, Cluster, Job
+from kuberay.start import copy_of
+from tests.harness.cluster import PLAIN, Cluster, Job, suffix
 from tests.harness.container import Container
 from tests.harness.environment import data_of
 from tests.harness.image import REPOSITORY
@@ -54,10 +55,12 @@ class System:
         for job in self.cluster.jobs.values():
             job.wait(START_S)
 
-    def job(self, name: str, **changes: Any) -> RayJob:
-        """A RayJob of the overlay, not suspended."""
+    def job(self, name: str) -> RayJob:
+        """A RayJob of the overlay; one that is suspended runs as a copy, as ``python -m kuberay.start`` makes it."""
         manifest = self.rendered.get("RayJob", name)
-        manifest["spec"] = {**manifest["spec"], "suspend": False, **changes}
+        if manifest["spec"].get("suspend"):
+            manifest = copy_of(manifest)
+            manifest["metadata"]["name"] = manifest["metadata"]["generateName"] + suffix()
         return RayJob(manifest, self.cluster)
 
     def standing(self, name: str) -> RayCluster:
