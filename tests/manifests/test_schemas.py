@@ -140,6 +140,7 @@ def test_there_is_something_to_look_at() -> None:
         "gcs-fault-tolerance",
         "kueue",
         "monitoring",
+        "mtls",
         "network-policy",
         "raycronjob",
         "throughput",
