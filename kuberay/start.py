@@ -17,11 +17,10 @@ from typing import Any
 
 from flts_ray.errors import ConfigError, FltsError, InfrastructureError
 from kuberay.lint.rules.jobs import SHELL
+from kuberay.lint.rules.names import LONGEST
 
 TIMEOUT_S = 60.0
 STARTED_FROM = "flts.io/started-from"
-LONGEST_NAME = 47
-"""Of a RayJob: KubeRay hangs the names of its cluster and pods behind it."""
 SUFFIX = 6
 """A dash and five characters, which the API server adds to ``generateName``."""
 
@@ -34,10 +33,10 @@ def copy_of(job: dict[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any
         arguments: Appended to its entrypoint.
 
     Raises:
-        ConfigError: If an argument holds what the submitter's shell would read, or the name is too long for a copy.
+        ConfigError: If an argument holds what the submitter's shell would read.
     """
     metadata, spec = job["metadata"], job["spec"]
-    name = str(metadata["name"])[: LONGEST_NAME - SUFFIX]
+    name = str(metadata["name"])[: LONGEST["RayJob"] - SUFFIX]
     for argument in arguments:
         if found := SHELL.search(argument):
             raise ConfigError(

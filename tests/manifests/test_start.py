@@ -13,7 +13,8 @@ import yaml
 from flts_ray.errors import ConfigError
 from kuberay.lint.reading import read
 from kuberay.lint.rules import RULES
-from kuberay.start import LONGEST_NAME, copy_of, main
+from kuberay.lint.rules.names import LONGEST
+from kuberay.start import copy_of, main
 from tests.manifests.renderings import OVERLAYS, rendering_of
 from tests.manifests.schemas import faults, why_no_crds
 
@@ -53,7 +54,7 @@ def test_copies_are_valid_and_clean_and_start_at_once(overlay: str) -> None:
         assert made["spec"]["suspend"] is False
         assert made["spec"]["entrypoint"] == f"{job(name)['spec']['entrypoint']} --set seed=7"
         assert "status" not in made
-        assert len(made["metadata"]["generateName"]) + 5 <= LONGEST_NAME
+        assert len(made["metadata"]["generateName"]) + 5 <= LONGEST["RayJob"]
     named = [
         {**made, "metadata": {**made["metadata"], "name": f"{name}-x7k2p"}}
         for name, made in zip(NAMES, copies, strict=True)
