@@ -4,6 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# So many tests run at once: most of them wait for something half of the time.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
 
@@ -46,13 +50,13 @@ types: $(STAMP)
 
 manifests: $(STAMP)
 	$(BIN)/python -m kuberay.lint kuberay/overlays/dev kuberay/overlays/prod
-	$(BIN)/pytest -m manifests
+	$(PYTEST) -m manifests
 
 test-unit: $(STAMP)
-	$(BIN)/pytest -m unit
+	$(PYTEST) -m unit
 
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

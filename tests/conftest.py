@@ -17,6 +17,28 @@ from tests.services import MlflowServer, Postgres, S3Server, why_no_postgres
 settings.register_profile("flts", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("flts")
 
+TOGETHER = ("tests/harness", "tests/faults")
+"""Folders whose files share what is too dear to be set up twice."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays in one process where several share the tests: a file, or one of those folders.
+
+    The harness comes first, being the longest; last comes what suffers if something else of its kind is busy.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+
+    def place(group: str) -> int:
+        whole_runs = any(item.get_closest_marker(name) for item in groups[group] for name in ("fault", "e2e"))
+        return 0 if group == TOGETHER[0] else 1 + whole_runs
+
+    items[:] = [item for group in sorted(groups, key=place) for item in groups[group]]
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

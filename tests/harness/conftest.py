@@ -1,4 +1,7 @@
-"""The dev overlay, brought up once for all tests of the harness."""
+"""The dev overlay, brought up once for all tests of the harness, and gone after the last of them.
+
+A dozen servers and two Ray clusters that nobody uses any more would slow down whatever is tested next.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def pods() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def system(pods: None) -> Iterator[System]:
     """Everything of the overlay but Ray's objects, ready; FLTS_KEEP_PODS=1 keeps the pods' logs and volumes."""
     system = System()
@@ -36,19 +39,19 @@ def system(pods: None) -> Iterator[System]:
         system.cluster.stop(keep=bool(os.environ.get("FLTS_KEEP_PODS")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(system: System) -> Container:
     """A pod that the NetworkPolicies let through to the service, and only there."""
     return system.cluster.client("client", {"flts.io/client": "true"})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def insider(system: System) -> Container:
     """A pod that they let through to store and tracker, as those of the pipeline."""
     return system.cluster.client("insider", {"app.kubernetes.io/component": "pipeline"})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pipeline(system: System) -> RayJob:
     """The pipeline's RayJob, after it has succeeded."""
     job = system.job("flts-pipeline")
@@ -57,7 +60,7 @@ def pipeline(system: System) -> RayJob:
     return job
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def forecast(system: System, pipeline: RayJob) -> Iterator[RayService]:
     """The RayService, after its readiness probes have passed."""
     service = system.service("flts-forecast")
