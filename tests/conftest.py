@@ -21,6 +21,7 @@ TOGETHER = ("tests/harness", "tests/faults")
 """Folders whose files share what is too dear to be set up twice."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what stays in one process where several share the tests: a file, or one of those folders.
 
