@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 # So many tests run at once: most of them wait for something half of the time.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --no-loadscope-reorder
 
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in make and in the commands under test: sums are added up alike
 
@@ -21,18 +23,29 @@ TOGETHER = ("tests/harness", "tests/faults")
 """Folders whose files share what is too dear to be set up twice."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the marks are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what stays in one process where several share the tests: a file, or one of those folders.
+def group_of(nodeid: str) -> str:
+    """What stays in one process where several share the tests: a file, or one of the folders above."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
-    The harness comes first, being the longest; last comes what suffers if something else of its kind is busy.
-    """
+
+class ByGroup(LoadScopeScheduling):
+    """Hands groups to whichever process has nothing left to do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
+    """``pytest --numprocesses 2``, as ``make test`` has it."""
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The harness comes first, being the longest; last comes what suffers if something else of its kind is busy."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups.setdefault(group, []).append(item)
+        groups.setdefault(group_of(item.nodeid), []).append(item)
 
     def place(group: str) -> int:
         whole_runs = any(item.get_closest_marker(name) for item in groups[group] for name in ("fault", "e2e"))
