@@ -4,9 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# So many tests run at once: most of them wait for something half of the time.
+# What needs neither Ray nor a server is shared by so many processes. The rest has the machine for itself: a fault has to
+# strike where it should, and the limits of waiting are for a machine that does one thing.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --no-loadscope-reorder
+SHARED := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+LIGHT := (unit or manifests) and not (ray or service or fault or e2e)
 
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -50,13 +52,14 @@ types: $(STAMP)
 
 manifests: $(STAMP)
 	$(BIN)/python -m kuberay.lint kuberay/overlays/dev kuberay/overlays/prod
-	$(PYTEST) -m manifests
+	$(BIN)/pytest -m manifests
 
 test-unit: $(STAMP)
-	$(PYTEST) -m unit
+	$(SHARED) -m unit
 
 test: lint types
-	$(PYTEST)
+	$(SHARED) -m '$(LIGHT)'
+	$(BIN)/pytest -m 'not ($(LIGHT))'
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in make and in the commands under test: sums are added up alike
 
@@ -18,40 +16,6 @@ from tests.services import MlflowServer, Postgres, S3Server, why_no_postgres
 
 settings.register_profile("flts", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("flts")
-
-TOGETHER = ("tests/harness", "tests/faults")
-"""Folders whose files share what is too dear to be set up twice."""
-
-
-def group_of(nodeid: str) -> str:
-    """What stays in one process where several share the tests: a file, or one of the folders above."""
-    file = nodeid.partition("::")[0]
-    return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
-
-
-class ByGroup(LoadScopeScheduling):
-    """Hands groups to whichever process has nothing left to do."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
-    """``pytest --numprocesses 2``, as ``make test`` has it."""
-    return ByGroup(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The harness comes first, being the longest; last comes what suffers if something else of its kind is busy."""
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        groups.setdefault(group_of(item.nodeid), []).append(item)
-
-    def place(group: str) -> int:
-        whole_runs = any(item.get_closest_marker(name) for item in groups[group] for name in ("fault", "e2e"))
-        return 0 if group == TOGETHER[0] else 1 + whole_runs
-
-    items[:] = [item for group in sorted(groups, key=place) for item in groups[group]]
 
 
 @pytest.fixture(scope="session")

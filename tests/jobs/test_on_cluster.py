@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import FLTS, REPOSITORY, Answer, clean_environment, flts, write_stations
 from tests.jobs.head import RayHead, ray
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
