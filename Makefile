@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What needs neither Ray nor a server is shared by so many processes. The rest has the machine for itself: a fault has to
-# strike where it should, and the limits of waiting are for a machine that does one thing.
+# What starts no Ray and no server of its own is shared by so many processes. The rest has the machine for itself: a
+# fault has to strike where it should, and the limits of waiting are for a machine that does one thing.
 TEST_PROCESSES ?= 2
-SHARED := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
-LIGHT := (unit or manifests) and not (ray or service or fault or e2e)
+SHARED := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+LIGHT := (unit or manifests) and not (ray or service or fault)
 
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1

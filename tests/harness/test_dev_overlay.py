@@ -19,7 +19,7 @@ from tests.harness.rayjob import RayJob
 from tests.harness.rayservice import RayService
 from tests.harness.system import CONFIG, System, flts
 
-pytestmark = [pytest.mark.manifests, pytest.mark.e2e, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.manifests, pytest.mark.service, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 HOLDERS = {
     ("minio-root", "MINIO_ROOT_PASSWORD"): {"minio", "minio-setup"},

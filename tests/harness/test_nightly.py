@@ -9,7 +9,7 @@ from tests.harness.rayjob import RayJob
 from tests.harness.system import START_S, System
 from tests.harness.test_dev_overlay import runs_of
 
-pytestmark = [pytest.mark.manifests, pytest.mark.e2e, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.manifests, pytest.mark.service, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 
 def test_the_night_trains_on_the_standing_cluster_under_the_name_of_its_job(

@@ -16,7 +16,7 @@ from tests.harness.rayservice import RayService
 from tests.harness.services import wait_until
 from tests.harness.system import START_S, System
 
-pytestmark = [pytest.mark.manifests, pytest.mark.e2e, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.manifests, pytest.mark.service, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 PAUSE_S = 0.05
 

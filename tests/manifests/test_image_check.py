@@ -12,6 +12,7 @@ from kuberay.image import check_image
 IMAGE = Path(__file__).resolve().parents[2] / "kuberay" / "image"
 
 
+@pytest.mark.manifests
 @pytest.mark.e2e
 @pytest.mark.timeout(1200)
 def test_a_clean_prefix_from_the_same_locks_does_all_that_a_cluster_asks() -> None:
