@@ -65,10 +65,13 @@ def _peer_fits(listed: Sequence[Manifest] | None, other: Peer) -> bool:
         if "ipBlock" in each:
             if other.labels is None:
                 return True
+        # All pods here are of one namespace; one that is selected by its labels is another.
         elif (
-            other.labels is not None and "namespaceSelector" not in each and selects(each["podSelector"], other.labels)
+            other.labels is not None
+            and not each.get("namespaceSelector")
+            and selects(each.get("podSelector", {}), other.labels)
         ):
-            return True  # with a namespaceSelector another namespace is meant: all pods here are of one
+            return True
     return False
 
 

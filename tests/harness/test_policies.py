@@ -34,6 +34,14 @@ def test_both_sides_have_to_open() -> None:
     assert len(refusals([DENY, out, into], STORE, JOB, 9000)) == 2
 
 
+@pytest.mark.parametrize(("namespaces", "open_"), [({}, True), ({"matchLabels": {"name": "elsewhere"}}, False)])
+def test_this_namespace_is_one_of_all(namespaces: dict[str, object], open_: bool) -> None:
+    peer = {"namespaceSelector": namespaces, "podSelector": {"matchLabels": {"app": "job"}}}
+    into = {"spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [peer]}]}}
+    assert (refusals([into], JOB, STORE, 9000) == []) is open_
+    assert refusals([into], SERVER, STORE, 9000) == ["no ingress to store:9000 from API server"]
+
+
 def test_what_is_no_pod_is_reached_by_address_only() -> None:
     by_address = {"spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 443}]}]}}
     assert refusals([DENY], JOB, SERVER, 443) == ["no egress from job to API server:443"]

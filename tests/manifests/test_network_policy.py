@@ -163,15 +163,19 @@ def test_the_operator_asks_heads_and_prometheus_scrapes_nodes(overlay: str, comp
 def test_forecasts_are_for_clients_and_the_ingress_on_the_services_port_alone(overlay: str) -> None:
     rendering, worker = rendering_of(overlay), place(overlay, "serve", "worker")
     own_stranger = Place({"app": "stranger"}, worker.namespace)
-    for source in (CLIENT, INGRESS, OPERATOR):
+    own_client = Place(CLIENT.labels, worker.namespace)
+    for source in (CLIENT, own_client, INGRESS, OPERATOR):
         assert reaches(rendering, source, worker, 8000)
     for source in (STRANGER, own_stranger, PROMETHEUS):
         assert not reaches(rendering, source, worker, 8000)
     # Replicas behind HAProxy (30000 and above), its statistics (8404) and its metrics (9101) know no limit of requests.
     for port in (30000, 30001, 8404, 8001, 9101):
         assert not reaches(rendering, CLIENT, worker, port)
+        assert not reaches(rendering, own_client, worker, port)
     for other in set(RAY) - {"serve"}:
         assert not reaches(rendering, CLIENT, place(overlay, other, "worker"), 8000)
+    for server in services(overlay).values():
+        assert not any(reaches(rendering, own_client, server, port) for port in (5000, 5432, 9000))
 
 
 def test_jobs_that_set_things_up_reach_the_store(overlay: str) -> None:
@@ -184,6 +188,6 @@ def test_jobs_that_set_things_up_reach_the_store(overlay: str) -> None:
 
 def test_every_policy_is_about_some_pod(overlay: str) -> None:
     rendering = rendering_of(overlay)
+    everyone = [CLIENT.labels, *(pod.labels for pod in pods(rendering))]  # clients are whoever says so
     for policy in rendering.of("NetworkPolicy"):
-        chosen = [pod for pod in pods(rendering) if selects(policy.get("spec.podSelector"), pod.labels)]
-        assert chosen, policy
+        assert any(selects(policy.get("spec.podSelector"), labels) for labels in everyone), policy
