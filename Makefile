@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What starts no Ray and no server of its own is shared by so many processes. The rest has the machine for itself: a
-# fault has to strike where it should, and the limits of waiting are for a machine that does one thing.
+# What needs no Ray and no server is shared by so many processes, beside the check of the image, which mostly installs.
+# The rest has the machine for itself: a fault has to strike where it should, and limits of waiting are for a machine
+# that does one thing.
 TEST_PROCESSES ?= 2
 SHARED := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 LIGHT := (unit or manifests) and not (ray or service or fault)
