@@ -32,11 +32,25 @@ def test_a_cluster_nobody_needs_is_never_started() -> None:
     assert done.stdout.split() == ["False", "0.0"]
 
 
-@pytest.mark.unit
-def test_what_the_user_set_for_ray_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*module.DRIVER_ENVIRONMENT, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the variables that the program sets for Ray; what a test sets of them goes with it."""
+    ours = {**module.DRIVER_ENVIRONMENT, **module.LOCAL_ENVIRONMENT, **module.SHARED_ENVIRONMENT}
+    for name in (*ours, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, "before")
         monkeypatch.delenv(name)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("local", [True, False])
+def test_notice_of_a_nodes_end_is_listened_for_where_somebody_may_give_it(local: bool, nothing_set: None) -> None:
+    module._prepare_environment(local=local)
+    assert (os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "0") is local
+    assert ("RAY_TRAIN_ENABLE_STATE_TRACKING" in os.environ) is not local
+
+
+@pytest.mark.unit
+def test_what_the_user_set_for_ray_stays(monkeypatch: pytest.MonkeyPatch, nothing_set: None) -> None:
     monkeypatch.setenv("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "7")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     module._prepare_environment(local=True)
@@ -76,15 +90,13 @@ def test_sigterm_keeps_the_meaning_that_the_program_gave_it() -> None:
     ],
 )
 def test_a_ray_that_does_not_answer_is_told_in_a_sentence(
-    address: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+    address: str, sentence: str, monkeypatch: pytest.MonkeyPatch, nothing_set: None
 ) -> None:
     import ray
 
     def init(**_: object) -> None:
         raise ConnectionError("no route.\nand much more")
 
-    for name in (*module.DRIVER_ENVIRONMENT, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr  # scipy.stats takes a second to import, in every process of a training
 
 from flts_ray.data.frame import FloatArray, SeriesFrame
 
@@ -174,4 +174,4 @@ def diebold_mariano(loss_a: FloatArray, loss_b: FloatArray, *, horizon: int = 1)
         return 0.0
     correction = math.sqrt((n + 1 - 2 * horizon + horizon * (horizon - 1) / n) / n)
     statistic = correction * mean / math.sqrt(variance / n)
-    return float(2.0 * stats.t.sf(abs(statistic), df=n - 1))
+    return float(2.0 * stdtr(n - 1, -abs(statistic)))
