@@ -4,22 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What needs no Ray and no server is shared by so many processes, beside the check of the image, which mostly installs.
-# The rest has the machine for itself: a fault has to strike where it should, and limits of waiting are for a machine
-# that does one thing.
+# Tests are shared by so many processes, but for faults and pods: a fault has to strike where it should, and limits of
+# waiting are for a machine that does one thing.
 TEST_PROCESSES ?= 2
 SHARED := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-LIGHT := (unit or manifests) and not (ray or service or fault)
+ALONE := fault or (manifests and service)
 
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup run services test manifests image-check test-unit lint types format faults serve bench bench-serve lock clean
+.PHONY: help setup run services test test-all manifests image-check test-unit lint types format faults serve bench bench-serve lock clean
 
 help:
 	@echo "make setup   only the environment"
 	@echo "make run     environment, sample data, the whole pipeline, report"
-	@echo "make test    lint, types and every test"
+	@echo "make test    lint, types and every test but the few that take minutes each; make test-all: those too"
 	@echo "make services  real servers for development: object store, database, tracker; until Ctrl-C"
 	@echo "make serve   the champion of the latest run over HTTP, until Ctrl-C"
 	@echo "make manifests  lint and tests of the Kubernetes manifests"
@@ -59,8 +58,11 @@ test-unit: $(STAMP)
 	$(SHARED) -m unit
 
 test: lint types
-	$(SHARED) -m '$(LIGHT)'
-	$(BIN)/pytest -m 'not ($(LIGHT))'
+	$(SHARED) -m 'not long and not ($(ALONE))'
+	$(BIN)/pytest -m 'not long and ($(ALONE))'
+
+test-all: test
+	$(BIN)/pytest -m long
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

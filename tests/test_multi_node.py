@@ -46,6 +46,7 @@ def nodes_of(answer: Answer, *stages: str, candidate: str) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_three_nodes_give_what_one_machine_gives(tmp_path: Path) -> None:
     alone = run(Desk(tmp_path / "one", STATIONS)).document
     with cluster(3) as three:
@@ -77,11 +78,11 @@ def test_workers_come_when_something_waits_for_them(tmp_path: Path) -> None:
 
 def test_nodes_that_do_not_come_are_not_waited_for_for_ever(tmp_path: Path) -> None:
     desk = Desk(tmp_path, STATIONS[:1])
-    asked = {**TWO_WORKERS, "training.workers": 3, "run.wait_for_nodes_s": 20}
+    asked = {**TWO_WORKERS, "training.workers": 3, "run.wait_for_nodes_s": 60}
     command = ["run", "--json", *desk.sources, "--home", str(desk.home), *sets(asked)]
     with cluster(0, scales_to=1) as growing, Started(command, tmp_path, growing.environment) as started:
         answer = started.answer()
     assert answer.code == 41
     assert "asks for 3 workers" in answer.err
-    assert "has room for 1 after 20 s of waiting for nodes" in answer.err
+    assert "has room for 1 after 60 s of waiting for nodes" in answer.err
     assert [found["enough"] for found in answer.named("waited_for_nodes")] == [True, False]

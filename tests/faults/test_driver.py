@@ -14,7 +14,7 @@ from tests.faults.conftest import FAULT_SETTINGS, assert_same
 from tests.faults.table import Records
 from tests.helpers import Answer, sets
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fault, pytest.mark.long, pytest.mark.timeout(600)]
 
 EPOCHS = FAULT_SETTINGS["training__epochs"]
 

@@ -16,7 +16,7 @@ from tests.faults.table import Records
 from tests.helpers import sets
 from tests.services.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fault, pytest.mark.long, pytest.mark.timeout(600)]
 
 EPOCHS = 10
 STATIONS = tuple(f"s{i:02d}" for i in range(16))

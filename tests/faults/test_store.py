@@ -208,6 +208,7 @@ def test_what_passes_is_waited_for(place: Place, undisturbed: dict[str, Any], fa
     assert set(dataset_ids(place.store)) == {undisturbed["dataset_id"], *claims}
 
 
+@pytest.mark.long
 def test_what_does_not_pass_is_refused_and_the_same_command_goes_on_once_it_is_put_right(
     place: Place, undisturbed: dict[str, Any], faults: Records
 ) -> None:

@@ -12,7 +12,7 @@ from tests.harness.services import wait_until
 from tests.harness.system import START_S, System
 from tests.harness.test_dev_overlay import run_states
 
-pytestmark = [pytest.mark.manifests, pytest.mark.fault, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.manifests, pytest.mark.fault, pytest.mark.long, pytest.mark.timeout(2400)]
 
 
 def epochs(attempt: Attempt) -> list[int]:

@@ -72,6 +72,7 @@ def test_a_change_of_the_configuration_is_rolled_and_fails_no_request(system: Sy
     assert set(asking.answers) == {"200"}, asking.answers
 
 
+@pytest.mark.long
 def test_a_new_release_brings_up_another_cluster_and_waits_for_the_tracker_and_fails_no_request(
     system: System, forecast: RayService
 ) -> None:
