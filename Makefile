@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Tests are shared by so many processes, but for faults and pods: a fault has to strike where it should, and limits of
-# waiting are for a machine that does one thing.
+# What needs no Ray and no server is shared by so many processes, beside the check of the image, which mostly installs.
+# The rest has the machine for itself: a fault has to strike where it should, and limits of waiting (30 s for a node of
+# Ray) are for a machine that does one thing.
 TEST_PROCESSES ?= 2
 SHARED := $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-ALONE := fault or (manifests and service)
+LIGHT := (unit or manifests) and not (ray or service or fault)
 
 # One thread a process: several on a shared core are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -58,8 +59,8 @@ test-unit: $(STAMP)
 	$(SHARED) -m unit
 
 test: lint types
-	$(SHARED) -m 'not long and not ($(ALONE))'
-	$(BIN)/pytest -m 'not long and ($(ALONE))'
+	$(SHARED) -m '$(LIGHT)'
+	$(BIN)/pytest -m 'not long and not ($(LIGHT))'
 
 test-all: test
 	$(BIN)/pytest -m long

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +37,9 @@ LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 SHARED_ENVIRONMENT = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
 """There is a dashboard to ask."""
+
+START_TIMEOUT = "timed out during startup"
+"""What Ray says of a node of its own that took too long."""
 
 NODES_POLL_S = 1.0
 """Between two looks at whether the nodes that were asked for are there."""
@@ -87,13 +90,7 @@ class Cluster:
                 if address:
                     ray.init(address=address, **quiet)
                 else:
-                    ray.init(
-                        address="local",
-                        num_cpus=self._settings.num_cpus,
-                        include_dashboard=False,
-                        _node_ip_address="127.0.0.1",
-                        **quiet,
-                    )
+                    _start_here(num_cpus=self._settings.num_cpus, **quiet)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
                 if address:
@@ -169,6 +166,34 @@ def _places(worker: Mapping[str, float]) -> int:
         int(min(_ratio(node.get(resource, 0.0), needed) for resource, needed in worker.items()))
         for node in _alive_nodes()
     )
+
+
+def _start_here(**options: Any) -> None:
+    """Start a Ray of our own, and once more if it did not come up in time: Ray gives it 30 s, which nobody can set.
+
+    Raises:
+        TimeoutError: If it did not come up that time either.
+    """
+    import psutil
+    import ray
+
+    family = set(psutil.Process().children(recursive=True))
+    for again in (True, False):
+        try:
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+        except Exception as error:  # Ray raises just that
+            if START_TIMEOUT not in str(error):
+                raise
+            if not again:
+                raise TimeoutError(str(error)) from error
+            event("ray_start_timed_out", level=logging.WARNING, reason="not up after 30 s: started anew")
+            left = set(psutil.Process().children(recursive=True)) - family
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
+        else:
+            return
 
 
 @contextmanager

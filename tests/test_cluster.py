@@ -130,3 +130,51 @@ def test_a_ray_that_runs_already_is_used_and_left_running() -> None:
         assert cluster.cpus() == 2
         assert cluster.start_s == 0
     assert ray.is_initialized()
+
+
+STARTS = """
+import json, sys
+import psutil, ray, ray._private.services as services
+from flts_ray.cluster import Cluster
+from flts_ray.config import RunSettings
+
+times, asked, found = int(sys.argv[1]), [], services.get_node
+def get_node(*arguments):
+    asked.append(arguments)
+    if len(asked) <= times:
+        raise Exception("The current node timed out during startup. This could happen because")
+    return found(*arguments)
+services.get_node = get_node
+with Cluster(RunSettings(num_cpus=1)) as cluster:
+    cluster.ensure()
+    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    print(json.dumps([names.count("raylet"), names.count("gcs_server"), cluster.cpus()]))
+"""
+
+
+def started(times: int) -> subprocess.CompletedProcess[str]:
+    """Start a Ray that does not come up in time so many times; processes and CPUs of what stands then."""
+    return subprocess.run(
+        [sys.executable, "-c", STARTS, str(times)],
+        cwd=REPOSITORY,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+@pytest.mark.ray
+def test_a_ray_that_comes_up_too_late_is_started_once_more_and_leaves_nothing() -> None:
+    done = started(1)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == [1, 1, 1.0]
+    assert "ray_start_timed_out" in done.stderr
+
+
+@pytest.mark.ray
+def test_a_ray_that_never_comes_up_is_told_in_a_sentence() -> None:
+    done = started(2)
+    assert done.returncode == 1
+    assert "ClusterError: Ray could not be started on this machine (The current node timed out" in done.stderr

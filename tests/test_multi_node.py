@@ -13,7 +13,7 @@ from tests.desk import NETWORK, Desk, Started, scores
 from tests.helpers import Answer, sets
 from tests.services.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 
 STATIONS = tuple(f"s{i}" for i in range(10))  # so many that Prophet needs more than one task
 TWO_WORKERS = {**NETWORK, "training.workers": 2, "training.epochs": 3, "candidates": "gru,prophet"}
@@ -46,7 +46,6 @@ def nodes_of(answer: Answer, *stages: str, candidate: str) -> set[str]:
     }
 
 
-@pytest.mark.long
 def test_three_nodes_give_what_one_machine_gives(tmp_path: Path) -> None:
     alone = run(Desk(tmp_path / "one", STATIONS)).document
     with cluster(3) as three:
