@@ -80,6 +80,7 @@ def test_a_job_fails_with_its_own_code_and_goes_on_under_its_name(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_every_job_does_its_step(head: RayHead, sources: tuple[str, str], tmp_path: Path) -> None:
     home = ("--home", str(tmp_path / "home"))
     small = tuple(

@@ -95,6 +95,7 @@ def scores(answer: Answer) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("fit_s", "predict_s")} for row in answer.document["leaderboard"]]
 
 
+@pytest.mark.long
 def test_the_pipeline_gives_the_same_on_real_servers(client: dict[str, str], tmp_path: Path) -> None:
     train, test = write_stations(tmp_path, ("alpha",))
     command = ["run", "--json", "--train", train, "--test", test, *sets(SETTINGS)]
