@@ -64,6 +64,7 @@ def test_one_by_one_they_give_what_a_run_gives(desk: Desk, dataset: str) -> None
     assert latest["command"] == "evaluate"
 
 
+@pytest.mark.long
 def test_a_tuned_candidate_stands_beside_the_others(desk: Desk, dataset: str) -> None:
     space = {"recurrent.hidden_size": {"values": [4, 8]}, "training.learning_rate": {"low": 0.003, "high": 0.03}}
     answer = stage(
@@ -101,6 +102,7 @@ def test_a_tuned_candidate_stands_beside_the_others(desk: Desk, dataset: str) ->
     assert {row["model"] for row in again.document["rows"]} >= {"gru", "ridge", "persistence"}
 
 
+@pytest.mark.long
 def test_a_station_that_is_too_new_is_rows_with_reasons_and_others_get_their_champions(tmp_path: Path) -> None:
     train, test = write_stations(tmp_path, ("alpha", "beta", "new"), late={"new": 3})
     settings = {**NETWORK, "candidates": "gru,prophet", "promotion.scope": "series"}
