@@ -198,7 +198,8 @@ def test_a_killed_sweep_loses_no_trial_and_trains_no_epoch_twice(bench: Bench) -
     child.stdin.write(settings.model_dump_json().encode())
     child.stdin.close()
     try:
-        _wait_for(lambda: len(list(ledger().ended())) >= 1 or child.poll() is not None)
+        # One has ended and one has begun: two that run side by side may end at once.
+        _wait_for(lambda: {t.ended for t in ledger().trials.values()} == {True, False} or child.poll() is not None)
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
